@@ -1,0 +1,25 @@
+//! The only reader of time in this crate.
+//!
+//! Engines take `Instant` as an argument; everything else asks here. Reading
+//! through tokio lets a test pause and advance time for a whole server.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Monotonic now.
+#[must_use]
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Seconds since the Unix epoch, as reservations and vouchers put them on the
+/// wire (circuit relay v2, `Reservation.expire`).
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    since_epoch().as_secs()
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}

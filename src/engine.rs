@@ -1,0 +1,4 @@
+//! Sans-IO state machines: bytes and time go in, bytes and events come out.
+
+pub mod muxer;
+pub mod record;
