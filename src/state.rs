@@ -11,6 +11,8 @@
 //! an await. Totals are counted by reservation beside the stripes, so that a
 //! limit is never overshot.
 
+pub mod access;
+pub mod addresses;
 pub mod circuits;
 pub mod leg;
 pub mod limits;
