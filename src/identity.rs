@@ -83,6 +83,9 @@ pub enum KeyFault {
         /// Its answer.
         error: std::io::Error,
     },
+    /// There is no key file.
+    #[error("does not exist yet, a start or \"waystation identity create\" makes it")]
+    Missing,
     /// There is a key already, and keys are never overwritten.
     #[error("exists already and is not overwritten")]
     Exists,
@@ -118,7 +121,7 @@ pub enum KeyFault {
         /// As noted.
         noted: String,
         /// As computed.
-        actual: PeerId,
+        actual: String,
     },
 }
 
@@ -276,6 +279,12 @@ impl fmt::Debug for Identity {
 }
 
 impl IdentityError {
+    /// Whether there simply is no file.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.fault, KeyFault::Missing)
+    }
+
     fn new(path: &Path, fault: KeyFault) -> Self {
         Self {
             path: path.to_owned(),

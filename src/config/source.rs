@@ -251,11 +251,13 @@ impl File<'_> {
     fn flatten(&self, table: &dyn TableLike, prefix: &str, entries: &mut Vec<Entry>) {
         for (name, item) in table.iter() {
             let key = format!("{prefix}{name}");
-            if let (Some(section), true) = (item.as_table_like(), prefix.is_empty()) {
-                if !section.is_empty() || super::SECTIONS.iter().any(|(known, _)| *known == name) {
-                    self.flatten(section, &format!("{name}."), entries);
-                    continue;
-                }
+            // An empty section that is unknown stays, so that it is refused.
+            if let Some(section) = item.as_table_like()
+                && prefix.is_empty()
+                && (!section.is_empty() || super::SECTIONS.iter().any(|(known, _)| *known == name))
+            {
+                self.flatten(section, &format!("{name}."), entries);
+                continue;
             }
             let span = table
                 .key(name)

@@ -21,7 +21,17 @@ const PRIVATE: u32 = 0o600;
 
 /// Reads our key file, unless others than its owner can get at it.
 pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
-    let (file, mode) = open(path)?;
+    // Looked at first, because opening a named pipe waits for its writer.
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return Err(KeyFault::NotAFile),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(KeyFault::Missing),
+        Err(error) => return Err(io_fault("cannot be read")(error)),
+    }
+    let file = File::open(path).map_err(io_fault("cannot be read"))?;
+    // Asked of the open file: the name may by now mean another one.
+    let metadata = file.metadata().map_err(io_fault("cannot be read"))?;
+    let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(KeyFault::Exposed {
             mode,
@@ -31,9 +41,9 @@ pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFault> 
     read(file, KEY_BYTES_MAX)
 }
 
-/// Reads a file of another node, whatever its permissions.
+/// Reads a file of another node, or a pipe, whatever its permissions.
 pub(super) fn read_any(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
-    let (file, _) = open(path)?;
+    let file = File::open(path).map_err(io_fault("cannot be read"))?;
     read(file, FOREIGN_BYTES_MAX)
 }
 
@@ -65,21 +75,12 @@ pub(super) fn create_private(path: &Path, bytes: &[u8]) -> Result<(), KeyFault> 
         .map_err(io_fault("cannot sync its directory"))
 }
 
-fn open(path: &Path) -> Result<(File, u32), KeyFault> {
-    // Without NONBLOCK, opening a named pipe would wait for a writer.
-    let metadata = fs::metadata(path).map_err(io_fault("cannot be read"))?;
-    if !metadata.is_file() {
-        return Err(KeyFault::NotAFile);
-    }
-    let file = File::open(path).map_err(io_fault("cannot be read"))?;
-    // Asked of the open file: the name may by now mean another one.
-    let metadata = file.metadata().map_err(io_fault("cannot be read"))?;
-    Ok((file, metadata.mode() & 0o7777))
-}
-
 fn read(file: File, max: u64) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    let capacity = usize::try_from(length.min(max) + 1).unwrap_or(0);
+    let length = match file.metadata() {
+        Ok(metadata) if metadata.is_file() => metadata.len().min(max),
+        _ => max,
+    };
+    let capacity = usize::try_from(length + 1).unwrap_or(0);
     // With room for all of it the buffer never moves and leaves no copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(max + 1)

@@ -111,7 +111,7 @@ fn decode_kubo(text: &str) -> Result<Key, KeyFault> {
     match &config.identity.peer_id {
         Some(noted) if noted.parse::<PeerId>().ok() != Some(actual) => Err(KeyFault::OtherPeer {
             noted: noted.chars().take(128).collect(),
-            actual,
+            actual: actual.to_base58(),
         }),
         _ => Ok(key),
     }
