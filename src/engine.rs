@@ -2,3 +2,4 @@
 
 pub mod muxer;
 pub mod record;
+pub mod token_bucket;

@@ -1,3 +1,4 @@
 //! state
 
+pub mod limits;
 pub mod striped;
