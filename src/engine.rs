@@ -12,3 +12,4 @@ pub mod demux;
 pub mod frames;
 pub mod muxer;
 pub mod record;
+pub mod token_bucket;

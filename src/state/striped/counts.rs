@@ -12,7 +12,7 @@ use super::StripedMap;
 /// How many permits are out for each key.
 #[derive(Debug)]
 pub struct KeyedCounts<K: Hash + Eq> {
-    counts: StripedMap<K, u32>,
+    counts: StripedMap<K, usize>,
 }
 
 /// One unit of a key's count, returned on drop.
@@ -28,7 +28,7 @@ pub struct KeyPermit<K: Hash + Eq> {
 #[error("all {max} places of this key are taken")]
 pub struct Full {
     /// The cap that was met.
-    pub max: u32,
+    pub max: usize,
 }
 
 impl<K: Hash + Eq + Clone> KeyedCounts<K> {
@@ -45,7 +45,7 @@ impl<K: Hash + Eq + Clone> KeyedCounts<K> {
     /// # Errors
     ///
     /// [`Full`] if the key's count is at `max` or above.
-    pub fn try_acquire(self: &Arc<Self>, key: K, max: u32) -> Result<KeyPermit<K>, Full> {
+    pub fn try_acquire(self: &Arc<Self>, key: K, max: usize) -> Result<KeyPermit<K>, Full> {
         self.counts.update(key.clone(), |count| {
             let taken = count.unwrap_or(0);
             if taken >= max {
@@ -64,7 +64,7 @@ impl<K: Hash + Eq + Clone> KeyedCounts<K> {
 impl<K: Hash + Eq> KeyedCounts<K> {
     /// Permits that are out for `key`.
     #[must_use]
-    pub fn count<Q>(&self, key: &Q) -> u32
+    pub fn count<Q>(&self, key: &Q) -> usize
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -106,7 +106,7 @@ impl<K: Hash + Eq> Drop for KeyPermit<K> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
     use proptest::prelude::*;
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn threads_never_exceed_a_key_and_end_at_zero() {
-        const MAX: u32 = 2;
+        const MAX: usize = 2;
         let counts = KeyedCounts::new();
-        let inside: [AtomicU32; 4] = Default::default();
+        let inside: [AtomicUsize; 4] = Default::default();
         thread::scope(|scope| {
             for thread in 0..8_usize {
                 let (counts, inside) = (&counts, &inside);
@@ -159,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_multiset(steps in prop::collection::vec((0_u8..6, any::<bool>()), 0..200)) {
-            const MAX: u32 = 3;
+            const MAX: usize = 3;
             let counts = KeyedCounts::new();
             let mut model: HashMap<u8, Vec<KeyPermit<u8>>> = HashMap::new();
             for (key, take) in steps {
@@ -171,7 +171,7 @@ mod tests {
                 } else {
                     held.pop();
                 }
-                prop_assert_eq!(counts.count(&key) as usize, held.len());
+                prop_assert_eq!(counts.count(&key), held.len());
             }
             let keys = model.values().filter(|held| !held.is_empty()).count();
             prop_assert_eq!(counts.len(), keys);
