@@ -24,7 +24,8 @@ mod sharded;
 mod streams;
 mod upgrade;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
@@ -51,7 +52,6 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 ///
 /// Each layer is shared on its own, so that a guard holds the one layer it has
 /// to tell when it drops.
-#[derive(Debug)]
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
@@ -65,7 +65,11 @@ pub struct Metrics {
     pub pools: Arc<PoolsMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
+    refresh: OnceLock<Refresh>,
 }
+
+/// What brings gauges up to date before a scrape.
+type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 impl Metrics {
     /// Declares every series in a registry of its own.
@@ -100,12 +104,23 @@ impl Metrics {
             pools,
             registry,
             declared,
+            refresh: OnceLock::new(),
         })
+    }
+
+    /// Has `refresh` called before each scrape, to copy levels that their owner
+    /// knows anyway (sizes of tables) into their gauges. Only the first call
+    /// takes effect: there is one server to a set of metrics.
+    pub fn before_scrape(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        let _already_set = self.refresh.set(Box::new(refresh));
     }
 
     /// The Prometheus text exposition of every series, as of now.
     #[must_use]
     pub fn render(&self) -> String {
+        if let Some(refresh) = self.refresh.get() {
+            refresh(self);
+        }
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .expect("the registry admits only well-formed families")
@@ -120,6 +135,14 @@ impl Metrics {
             reservations: self.relay.usage(),
             circuits: self.circuits.usage(),
         }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics")
+            .field("families", &self.declared.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -210,6 +210,21 @@ impl Counters {
         }
     }
 
+    /// The number of a value in the order of declaration, for guards that keep
+    /// what they will count in one byte; as in [`Self::inc`], a value outside
+    /// the set is a programming error.
+    pub(super) fn position(&self, value: &'static str) -> Option<u8> {
+        let position = self.values.iter().position(|known| *known == value);
+        debug_assert!(position.is_some(), "{} has no {value:?}", self.name);
+        position.and_then(|position| u8::try_from(position).ok())
+    }
+
+    pub(super) fn inc_at(&self, position: u8) {
+        if let Some(counter) = self.counters.get(usize::from(position)) {
+            counter.inc();
+        }
+    }
+
     /// Events counted under a value; zero for a value outside the set.
     #[must_use]
     pub fn get(&self, value: &str) -> u64 {

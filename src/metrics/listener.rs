@@ -1,11 +1,13 @@
 //! Sockets from `accept` to the end of their upgrade, and those turned away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::declare::{Counters, Declarations};
+use super::declare::{Counters, Declarations, Kind};
 use super::gauge_value;
+use super::pulled::Pulled;
 
 const REFUSED: &[&str] = &[
     "total",
@@ -17,6 +19,8 @@ const REFUSED: &[&str] = &[
     "draining",
 ];
 
+const ORIGINS: &[&str; 2] = &["host", "prefix"];
+
 /// What the acceptors do.
 #[derive(Debug)]
 pub struct ListenerMetrics {
@@ -25,6 +29,14 @@ pub struct ListenerMetrics {
     accept_errors: IntCounter,
     upgrading: IntGauge,
     upgrading_max: IntGauge,
+    origins: Arc<OriginTables>,
+}
+
+/// Levels of the tables that limit by origin, copied before a scrape.
+#[derive(Debug, Default)]
+struct OriginTables {
+    tracked: [AtomicU64; 2],
+    overflowed: [AtomicU64; 2],
 }
 
 impl ListenerMetrics {
@@ -52,6 +64,7 @@ impl ListenerMetrics {
                 "waystation_sockets_upgrading_max",
                 "Most sockets that may be upgrading at once (connections.transient_max).",
             ),
+            origins: declare_origins(declare),
         }
     }
 
@@ -76,11 +89,51 @@ impl ListenerMetrics {
         self.accept_errors.inc();
     }
 
+    /// How many hosts and network prefixes the limits keep track of.
+    pub fn set_origins_tracked(&self, hosts: usize, prefixes: usize) {
+        self.origins.tracked[0].store(hosts as u64, Relaxed);
+        self.origins.tracked[1].store(prefixes as u64, Relaxed);
+    }
+
+    /// How often, since the start, a host or prefix found its table full.
+    pub fn set_origins_overflowed(&self, hosts: u64, prefixes: u64) {
+        self.origins.overflowed[0].store(hosts, Relaxed);
+        self.origins.overflowed[1].store(prefixes, Relaxed);
+    }
+
     /// Counts of refusals, for tests of the layers that refuse.
     #[must_use]
     pub const fn refusals(&self) -> &Counters {
         &self.refused
     }
+}
+
+fn declare_origins(declare: &mut Declarations) -> Arc<OriginTables> {
+    let tables = Arc::new(OriginTables::default());
+    let read = |of: &[AtomicU64; 2]| of.each_ref().map(|value| value.load(Relaxed) as f64);
+    let tracked = Arc::clone(&tables);
+    declare.pulled_by_label(
+        Pulled {
+            kind: Kind::Gauge,
+            name: "waystation_origins_tracked",
+            help: "Remote hosts and network prefixes in the tables that limit by origin.",
+        },
+        "by",
+        ORIGINS,
+        move || read(&tracked.tracked),
+    );
+    let overflowed = Arc::clone(&tables);
+    declare.pulled_by_label(
+        Pulled {
+            kind: Kind::Counter,
+            name: "waystation_origins_overflowed_total",
+            help: "Times that a table that limits by origin had no room for a newcomer.",
+        },
+        "by",
+        ORIGINS,
+        move || read(&overflowed.overflowed),
+    );
+    tables
 }
 
 /// One socket that is being upgraded.

@@ -166,6 +166,24 @@ fn relayed_bytes_add_up_across_threads_and_under_both_names() {
 }
 
 #[test]
+fn sizes_of_tables_are_copied_before_each_scrape() {
+    let metrics = Metrics::new();
+    metrics.before_scrape(|metrics| {
+        metrics.listener.set_origins_tracked(3, 2);
+        metrics.listener.set_origins_overflowed(0, 5);
+        metrics.identify.set_interned(40, 7);
+    });
+    let text = metrics.render();
+    for line in [
+        r#"waystation_origins_tracked{by="host"} 3"#,
+        r#"waystation_origins_overflowed_total{by="prefix"} 5"#,
+        "waystation_identify_agents 7",
+    ] {
+        assert!(text.contains(line), "{line} not in\n{text}");
+    }
+}
+
+#[test]
 fn a_pool_knows_what_waits_and_what_is_out() {
     let metrics = Metrics::new();
     let pool = &metrics.pools.batch;
