@@ -5,9 +5,12 @@
 //! from the slice. No async, no clock, no logging; deciding what a malformed
 //! message costs its sender is left to `engine` and `service`.
 
+pub mod envelope;
+pub mod identify;
 pub mod length_delimited;
 pub mod mplex;
 pub mod multistream;
+pub mod noise;
 pub mod protobuf;
 pub mod relay;
 pub mod varint;
