@@ -10,7 +10,6 @@ pub mod budget;
 pub mod deadlines;
 pub mod demux;
 pub mod frames;
-pub mod handshake;
 pub mod muxer;
 pub mod negotiate;
 pub mod record;

@@ -27,13 +27,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::engine::{
-    batch::Batch,
-    demux::{Side, StreamId},
-    frames::{self, Greeting},
-    muxer::Muxer,
-    record::SealKey,
-};
+use crate::engine::{batch::Batch, demux::Side, frames, muxer::Muxer, record::SealKey};
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
 use crate::wire::yamux::GoAwayCode;

@@ -43,13 +43,7 @@ pub fn open(muxer: Muxer, stream: StreamId, batch: &mut Batch) {
 
 /// Carries `payload`, at most [`MAX_PAYLOAD`] bytes of it in each frame.
 #[inline]
-pub fn data(
-    muxer: Muxer,
-    stream: StreamId,
-    greeting: Greeting,
-    payload: &[u8],
-    batch: &mut Batch,
-) {
+pub fn data(muxer: Muxer, stream: StreamId, greeting: Greeting, payload: &[u8], batch: &mut Batch) {
     let mut greeting = greeting;
     if muxer == Muxer::Mplex && greeting == Greeting::Open {
         open(muxer, stream, batch);

@@ -19,7 +19,7 @@ use crate::{
         addresses::Addresses,
         circuits::{Circuit, CircuitRefusal, Circuits},
         leg::Link,
-        registry::Registry,
+        registry::{ConnectionId, Registry},
         reservations::{ReservationRefusal, Reservations},
     },
     wire::{
@@ -125,6 +125,8 @@ pub struct Asker {
     pub peer: PeerId,
     /// Where its connection comes from.
     pub address: IpAddr,
+    /// The connection it asks on.
+    pub connection: ConnectionId,
 }
 
 /// What comes of a request.
@@ -185,7 +187,9 @@ impl Relay {
         let status = refusal.status(request);
         let (label, status_label) = (refusal.label(), status_label(status));
         match request {
-            Request::Reserve => self.reserve_metrics.reservation_refused(label, status_label),
+            Request::Reserve => self
+                .reserve_metrics
+                .reservation_refused(label, status_label),
             Request::Connect => self.connect_metrics.refused(label, status_label),
         }
         tracing::debug!(peer = %asker.peer, address = %asker.address, ?request, reason = %refusal, "refused");
@@ -205,7 +209,9 @@ impl Relay {
         if !self.access.may_reserve(&asker.peer) {
             return Err(Refusal::Denied);
         }
-        let granted = self.reservations.reserve(asker.peer, asker.address, now)?;
+        let granted =
+            self.reservations
+                .reserve(asker.peer, asker.address, asker.connection, now)?;
         let expire = clock::unix_seconds() + self.reservations.ttl().as_secs();
         let voucher = self.voucher(asker.peer, expire);
         let addresses: Vec<Vec<u8>> = self
@@ -239,7 +245,7 @@ impl Relay {
         .encode(&mut payload);
         envelope::try_seal(
             envelope::VOUCHER_DOMAIN,
-            envelope::VOUCHER_PAYLOAD_TYPE,
+            envelope::VOUCHER_TYPE,
             &payload,
             self.identity.public_key_protobuf(),
             |bytes| self.identity.sign(bytes),

@@ -16,18 +16,15 @@ use crate::{
     state::{
         addresses::{Addresses, Reach},
         peers::Peers,
+        registry::ConnectionId,
     },
     wire::{
         DecodeError,
-        identify::{Identify, MAX_MESSAGE, MAX_MESSAGES, OWN_FIRST_MESSAGE_MAX},
+        identify::{Identify, MAX_MESSAGE, MAX_MESSAGES},
     },
 };
 
-/// Protocol id of the question.
-pub const PROTOCOL: &str = "/ipfs/id/1.0.0";
-
-/// Protocol id of what is told without being asked.
-pub const PUSH_PROTOCOL: &str = "/ipfs/id/push/1.0.0";
+pub use crate::wire::identify::{PROTOCOL, PUSH_PROTOCOL};
 
 /// Which network's conventions we follow, as kubo, go and js write it.
 const PROTOCOL_VERSION: &str = "ipfs/0.1.0";
@@ -35,63 +32,43 @@ const PROTOCOL_VERSION: &str = "ipfs/0.1.0";
 /// What we say of ourselves.
 pub const AGENT: &str = concat!("waystation/", env!("CARGO_PKG_VERSION"));
 
-/// Room for the observed address behind the message that is kept.
-const OBSERVED_ROOM: usize = 64;
-
-/// Our own message, ready but for the observed address.
+/// What we tell a peer that asks, ready but for the observed address.
 pub struct Answer {
-    /// By the reach of the peer that asks.
-    bodies: [Vec<u8>; 3],
+    public_key: Vec<u8>,
+    protocols: Vec<&'static str>,
+    /// Encoded addresses, by the reach of the peer that asks.
+    addresses: [Vec<Vec<u8>>; 3],
 }
 
 impl Answer {
     /// The message for these addresses and services. Addresses that do not fit
-    /// are left out, the last ones first.
+    /// are left out.
     #[must_use]
     pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses) -> Self {
-        let body = |peer: &str| {
-            let peer = peer.parse().expect("an IP address");
-            body(identity, menu, &addresses.list_for(peer).bare)
-        };
         Self {
-            bodies: [body("127.0.0.1"), body("10.0.0.1"), body("8.8.8.8")],
+            public_key: identity.public_key_protobuf().to_vec(),
+            protocols: menu.protocols().to_vec(),
+            addresses: Reach::ALL.map(|reach| {
+                let list = addresses.list(reach);
+                list.bare.iter().map(Multiaddr::to_vec).collect()
+            }),
         }
     }
 
     /// Appends the message for a peer that we see at `remote`.
     pub fn write(&self, remote: SocketAddr, output: &mut Vec<u8>) {
-        let body = &self.bodies[Reach::of(remote.ip()) as usize];
         let observed = observed_address(remote).to_vec();
-        let mut tail = Vec::with_capacity(OBSERVED_ROOM);
+        let addresses = &self.addresses[Reach::of(remote.ip()) as usize];
         Identify {
+            public_key: Some(&self.public_key),
+            listen_addrs: addresses.iter().map(Vec::as_slice).collect(),
+            protocols: self.protocols.clone(),
             observed_addr: Some(&observed),
-            ..Identify::default()
-        }
-        .encode_body(&mut tail);
-        crate::wire::varint::encode((body.len() + tail.len()) as u64, output);
-        output.extend_from_slice(body);
-        output.extend_from_slice(&tail);
-    }
-}
-
-fn body(identity: &Identity, menu: &Menu, addresses: &[Multiaddr]) -> Vec<u8> {
-    let encoded: Vec<Vec<u8>> = addresses.iter().map(Multiaddr::to_vec).collect();
-    let mut count = encoded.len();
-    loop {
-        let mut body = Vec::new();
-        Identify {
-            public_key: Some(identity.public_key_protobuf()),
-            listen_addrs: encoded[..count].iter().map(Vec::as_slice).collect(),
-            protocols: menu.protocols().to_vec(),
             protocol_version: Some(PROTOCOL_VERSION),
             agent_version: Some(AGENT),
-            ..Identify::default()
+            signed_peer_record: None,
         }
-        .encode_body(&mut body);
-        if body.len() + OBSERVED_ROOM <= OWN_FIRST_MESSAGE_MAX || count == 0 {
-            return body;
-        }
-        count -= 1;
+        .encode_split(output);
     }
 }
 
@@ -162,7 +139,12 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError::Truncated`] if it ended in the middle.
-    pub fn finish(&self, peer: PeerId, peers: &Peers) -> Result<(), ListenError> {
+    pub fn finish(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+        peers: &Peers,
+    ) -> Result<(), ListenError> {
         if self.messages == 0 || self.gather.has_begun() {
             return Err(ListenError::Truncated);
         }
@@ -174,6 +156,7 @@ impl Listener {
         tracing::debug!(%peer, agent = agent.as_deref(), protocols = protocols.len(), "identified");
         peers.learn(
             peer,
+            connection,
             agent.as_deref(),
             protocols.iter().map(String::as_str),
             addresses.iter().map(Vec::as_slice),

@@ -33,7 +33,8 @@ impl Reach {
         }
     }
 
-    const ALL: [Self; 3] = [Self::Loopback, Self::Private, Self::Public];
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 3] = [Self::Loopback, Self::Private, Self::Public];
 }
 
 /// RFC 1918, RFC 3927, RFC 6598, and what is no address of a host.
@@ -95,7 +96,13 @@ impl Addresses {
     /// What a peer at this address is told.
     #[must_use]
     pub fn list_for(&self, peer: IpAddr) -> &List {
-        &self.lists[Reach::of(peer) as usize]
+        self.list(Reach::of(peer))
+    }
+
+    /// What peers of this reach are told.
+    #[must_use]
+    pub fn list(&self, reach: Reach) -> &List {
+        &self.lists[reach as usize]
     }
 
     /// Every address that anybody is told, those of the widest reach first.

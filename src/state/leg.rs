@@ -115,6 +115,9 @@ pub enum Command {
     },
     /// The circuit on offer is no longer wanted.
     Withdraw(CircuitId),
+    /// The stream is to be reset behind what it was given; see that this does
+    /// not take forever.
+    Draining(StreamKey),
     /// The stream has ended in the egress; forget it.
     Forget(StreamKey),
     /// End the connection.

@@ -16,7 +16,7 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use parking_lot::Mutex;
 
-use crate::state::striped::StripedMap;
+use crate::state::{registry::ConnectionId, striped::StripedMap};
 
 /// Addresses kept for one peer (go keeps 20 of a peer that has left).
 pub const ADDRESSES_MAX: usize = 20;
@@ -41,6 +41,8 @@ pub struct Known {
     pub agent: Option<Arc<str>>,
     /// Protocol ids, one a line.
     pub protocols: Option<Arc<str>>,
+    /// The connection it said so on.
+    connection: ConnectionId,
     /// Addresses, each behind its length in two bytes.
     addresses: Box<[u8]>,
 }
@@ -73,11 +75,13 @@ impl Peers {
     pub fn learn<'a>(
         &self,
         peer: PeerId,
+        connection: ConnectionId,
         agent: Option<&str>,
         protocols: impl IntoIterator<Item = &'a str>,
         addresses: impl IntoIterator<Item = &'a [u8]>,
     ) {
         let known = Known {
+            connection,
             agent: agent.and_then(|agent| self.agents.intern(truncate(agent, AGENT_MAX))),
             protocols: self.protocols.intern(&lines(protocols)),
             addresses: pack(addresses),
@@ -91,9 +95,10 @@ impl Peers {
         self.known.with(peer, |known| known.cloned())
     }
 
-    /// The peer has left.
-    pub fn forget(&self, peer: &PeerId) {
-        drop(self.known.remove(peer));
+    /// The peer has left with this connection, its last one. What it said
+    /// since, over a newer connection, stays.
+    pub fn forget(&self, peer: &PeerId, last: ConnectionId) {
+        drop(self.known.remove_if(peer, |known| known.connection <= last));
     }
 
     /// Number of peers of whom something is known.
@@ -198,7 +203,13 @@ mod tests {
         let (a, b) = (PeerId::random(), PeerId::random());
         for peer in [a, b] {
             let addresses: [&[u8]; 3] = [&good, b"\xff\xff\xff", &good];
-            peers.learn(peer, Some("agent/1"), ["/one", "/two"], addresses);
+            peers.learn(
+                peer,
+                ConnectionId::default(),
+                Some("agent/1"),
+                ["/one", "/two"],
+                addresses,
+            );
         }
         let (a, b) = (peers.get(&a).unwrap(), peers.get(&b).unwrap());
         assert!(Arc::ptr_eq(
@@ -206,7 +217,10 @@ mod tests {
             b.agent.as_ref().unwrap()
         ));
         assert_eq!(a.protocols.as_deref(), Some("/one\n/two\n"));
-        assert_eq!(a.addresses().collect::<Vec<_>>(), [address.clone(), address]);
+        assert_eq!(
+            a.addresses().collect::<Vec<_>>(),
+            [address.clone(), address]
+        );
         assert_eq!(peers.interned(), (1, 1));
     }
 
@@ -220,6 +234,7 @@ mod tests {
         let bytes = address.to_vec();
         peers.learn(
             peer,
+            ConnectionId::default(),
             Some(&agent),
             names.iter().map(String::as_str),
             std::iter::repeat_n(&bytes[..], 5_000),
@@ -229,7 +244,7 @@ mod tests {
         assert!(known.protocols.as_ref().unwrap().len() <= PROTOCOLS_MAX);
         assert!(known.protocols.as_ref().unwrap().ends_with('\n'));
         assert_eq!(known.addresses().count(), ADDRESSES_MAX);
-        peers.forget(&peer);
+        peers.forget(&peer, ConnectionId::default());
         assert!(peers.is_empty());
     }
 

@@ -18,7 +18,7 @@ use crate::state::{
 };
 
 /// One connection, for the life of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
 
 /// Whether a peer is still there after one of its connections has ended.

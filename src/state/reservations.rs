@@ -19,6 +19,7 @@ use crate::{
     metrics::{RelayMetrics, ReservationGuard},
     state::{
         limits::{HostKey, Origin, PrefixKey},
+        registry::ConnectionId,
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -61,6 +62,8 @@ pub enum Granted {
 struct Reservation {
     expires: Instant,
     address: IpAddr,
+    /// The newest connection that asked for it.
+    connection: ConnectionId,
     permits: Permits,
 }
 
@@ -77,8 +80,8 @@ pub struct Reservations {
     total: Arc<Capacity>,
     hosts: Arc<KeyedCounts<HostKey>>,
     networks: Arc<KeyedCounts<PrefixKey>>,
-    per_ip_max: u32,
-    per_prefix_max: u32,
+    per_ip_max: usize,
+    per_prefix_max: usize,
     ttl: Duration,
     metrics: Arc<RelayMetrics>,
 }
@@ -88,14 +91,13 @@ impl Reservations {
     #[must_use]
     pub fn new(config: &RelayConfig, metrics: Arc<RelayMetrics>) -> Self {
         metrics.set_max(config.reservations_max);
-        let limit = |max: usize| u32::try_from(max).unwrap_or(u32::MAX);
         Self {
             peers: StripedMap::new(),
             total: Capacity::new(config.reservations_max),
             hosts: KeyedCounts::new(),
             networks: KeyedCounts::new(),
-            per_ip_max: limit(config.reservations_per_ip_max),
-            per_prefix_max: limit(config.reservations_per_prefix_max),
+            per_ip_max: config.reservations_per_ip_max,
+            per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
             metrics,
         }
@@ -119,12 +121,14 @@ impl Reservations {
         &self,
         peer: PeerId,
         address: IpAddr,
+        connection: ConnectionId,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
                 reservation.expires = expires;
+                reservation.connection = reservation.connection.max(connection);
                 true
             }
             None => false,
@@ -141,6 +145,7 @@ impl Reservations {
             Reservation {
                 expires,
                 address,
+                connection,
                 permits,
             },
         );
@@ -156,9 +161,13 @@ impl Reservations {
         })
     }
 
-    /// The peer has left.
-    pub fn release(&self, peer: &PeerId) {
-        drop(self.peers.remove(peer));
+    /// The peer has left with this connection, its last one. A reservation
+    /// that was made since, over a newer connection, stays.
+    pub fn release(&self, peer: &PeerId, last: ConnectionId) {
+        let released = self
+            .peers
+            .remove_if(peer, |reservation| reservation.connection <= last);
+        drop(released);
     }
 
     /// Takes out what has expired in one stripe. Called for each in turn, so

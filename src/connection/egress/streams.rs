@@ -13,7 +13,7 @@ use crate::engine::{
     frames::{self, Greeting},
     muxer::Muxer,
 };
-use crate::state::leg::{Effects, Gone, Leg, Link, StreamKey};
+use crate::state::leg::{Effects, Gone, Leg, StreamKey};
 use crate::wire::yamux::INITIAL_WINDOW;
 
 /// Most bytes that one stream puts into the batch before the next one's turn.
@@ -182,6 +182,47 @@ impl Egress {
         }
         state.streams[index].receive_closed = true;
         SendHalf::Open
+    }
+
+    /// Ends our direction behind what is queued. Tells whether the stream is
+    /// gone, in both directions.
+    pub(in crate::connection) fn finish_own(
+        &self,
+        stream: StreamKey,
+        effects: &mut Effects,
+    ) -> SendHalf {
+        let mut state = self.state.lock();
+        let Ok(index) = state.find(stream) else {
+            return SendHalf::Ended;
+        };
+        let gone = state.end(self.muxer, index, After::Finish);
+        self.touch(&mut state, effects);
+        if gone {
+            SendHalf::Ended
+        } else {
+            SendHalf::Open
+        }
+    }
+
+    /// Resets a stream at once, unless a reset is already on its way behind
+    /// bytes that are still to be delivered.
+    pub(in crate::connection) fn reset_own(
+        &self,
+        stream: StreamKey,
+        code: u32,
+        effects: &mut Effects,
+    ) -> SendHalf {
+        let mut state = self.state.lock();
+        let Ok(index) = state.find(stream) else {
+            return SendHalf::Ended;
+        };
+        if matches!(state.streams[index].after, After::Reset(_)) {
+            return SendHalf::Open;
+        }
+        state.clear_queue(index);
+        state.end(self.muxer, index, After::Reset(code));
+        self.touch(&mut state, effects);
+        SendHalf::Ended
     }
 
     /// The peer has reset the stream: what is queued for it is dropped.

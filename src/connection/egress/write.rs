@@ -60,7 +60,7 @@ impl Writer {
             let Ok((sealed, records)) = batch.seal(&mut self.seal) else {
                 return Outcome::Failed;
             };
-            metrics.batch(frames, records, sealed.len());
+            metrics.flushed(frames as usize, records as usize, sealed.len());
             self.pending = sealed;
             self.written = 0;
         }
@@ -68,7 +68,7 @@ impl Writer {
             match self.socket.try_write(&self.pending[self.written..]) {
                 Ok(0) => return Outcome::Failed,
                 Ok(count) => {
-                    metrics.write(count);
+                    metrics.written(count);
                     self.written += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::Full,

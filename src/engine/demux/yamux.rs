@@ -30,7 +30,9 @@ enum Rest {
         fin: bool,
     },
     /// Payload that belongs to a stream just reset: skipped.
-    Skip { remaining: u32 },
+    Skip {
+        remaining: u32,
+    },
     /// Credit that came with the SYN or the ACK of a window update.
     Credit {
         stream: StreamId,
