@@ -260,6 +260,12 @@ impl Loaded {
         }
     }
 
+    /// The line about a key whose value cannot be used.
+    #[must_use]
+    pub fn refuse(&self, key: &str, reason: &impl std::fmt::Display) -> ConfigError {
+        ConfigError(vec![self.fault(key, reason.to_string())])
+    }
+
     /// Announced addresses without the peer id they may end in.
     ///
     /// # Errors

@@ -23,4 +23,5 @@ mod stream;
 mod task;
 
 pub use context::{Context, Remote};
-pub use task::{Closed, Connection};
+pub use egress::CreditOverflow;
+pub use task::{Closed, Connection, Handover, Leftover};

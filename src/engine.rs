@@ -10,6 +10,7 @@ pub mod budget;
 pub mod deadlines;
 pub mod demux;
 pub mod frames;
+pub mod handshake;
 pub mod muxer;
 pub mod negotiate;
 pub mod record;

@@ -32,8 +32,9 @@ use crate::metrics::EgressMetrics;
 use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
 use crate::wire::yamux::GoAwayCode;
 
+pub use streams::CreditOverflow;
+pub(super) use streams::SendHalf;
 use streams::{After, SendStream};
-pub(super) use streams::{CreditOverflow, SendHalf};
 use write::{Outcome, Writer};
 
 /// Batch size above which stream bytes queue up with their stream.
@@ -64,7 +65,7 @@ pub(super) mod signal {
 }
 
 /// A connection's sending half.
-pub struct Egress {
+pub(super) struct Egress {
     muxer: Muxer,
     me: Weak<Egress>,
     metrics: Arc<EgressMetrics>,

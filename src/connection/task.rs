@@ -138,7 +138,7 @@ pub(super) struct Hold {
 }
 
 /// What an upgrade hands over.
-pub struct Upgraded {
+pub struct Handover {
     /// The socket, non-blocking.
     pub socket: tokio::net::TcpStream,
     /// What was agreed on.
@@ -175,6 +175,7 @@ pub struct Connection {
     asked: bool,
     keep_alive_at: Instant,
     pub(super) id: ConnectionId,
+    ended: bool,
     guard: ConnectionGuard,
     _permit: ConnectionPermit,
 }
@@ -185,7 +186,7 @@ impl Connection {
     pub fn new(
         context: Arc<Context>,
         remote: Remote,
-        upgraded: Upgraded,
+        upgraded: Handover,
         permit: ConnectionPermit,
         guard: ConnectionGuard,
     ) -> (Self, Leftover) {
@@ -216,6 +217,7 @@ impl Connection {
             asked: false,
             keep_alive_at: clock::now() + KEEP_ALIVE,
             id,
+            ended: false,
             guard,
             _permit: permit,
         };
@@ -275,6 +277,11 @@ impl Connection {
     /// Ends the connection: says goodbye, resets the other ends of its
     /// circuits, gives up its reservation if it was the peer's last one.
     pub fn end(mut self, closed: Closed) {
+        self.leave(closed);
+    }
+
+    fn leave(&mut self, closed: Closed) {
+        self.ended = true;
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
         if self.context.registry.unregister(&self.remote.peer, self.id) == Presence::Left {
@@ -475,6 +482,16 @@ impl Connection {
         let deadline = self.table.find_mut(stream)?.deadline;
         self.deadlines.change(stream.id, deadline, None);
         self.table.remove(stream.id)
+    }
+}
+
+/// A task that is dropped before its end, because it panicked or because its
+/// runtime went away, must not stay reachable or keep what it held.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.leave(Closed::Ending(Ending::Shutdown));
+        }
     }
 }
 

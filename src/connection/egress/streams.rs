@@ -26,7 +26,7 @@ const RETURN_AT: u32 = INITIAL_WINDOW / 2;
 /// A peer's window update went past 2^32 - 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("stream credit overflows")]
-pub(in crate::connection) struct CreditOverflow;
+pub struct CreditOverflow;
 
 /// What a stream's sending half is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
