@@ -180,7 +180,7 @@ pub enum Fault {
         reason: String,
     },
     /// A key that is not in the schema, or a section where a key should be.
-    #[error("{key} = {value} from {origin}: unknown key, did you mean {nearest}?")]
+    #[error("{key} = {value} from {origin}: unknown key, {}", suggestion(.nearest.as_deref()))]
     UnknownKey {
         /// The key as it was given.
         key: String,
@@ -188,8 +188,8 @@ pub enum Fault {
         value: String,
         /// Where it stands.
         origin: Origin,
-        /// The known key nearest to it, spelled as this source would.
-        nearest: String,
+        /// A known key that may have been meant, spelled as its source would.
+        nearest: Option<String>,
     },
     /// A value that cannot be used.
     #[error("{key} = {value} from {origin}: {reason}")]
@@ -233,7 +233,7 @@ impl Loaded {
         loaded.merge(known, &mut faults);
         loaded.resolve_paths(&sources.environment, &mut faults);
         if faults.is_empty() {
-            faults = validate::faults(&loaded);
+            faults = validate::faults(&mut loaded);
         }
         if faults.is_empty() {
             Ok(loaded)
@@ -322,11 +322,10 @@ impl Loaded {
 }
 
 fn unknown_key(entry: Entry) -> Fault {
-    let path = Key::nearest(&entry.key).path;
-    let nearest = match entry.origin {
-        Origin::Environment(_) => source::variable_name(path),
-        _ => path.to_owned(),
-    };
+    let nearest = Key::nearest(&entry.key).map(|key| match entry.origin {
+        Origin::Environment(_) => source::variable_name(key.path),
+        _ => key.path.to_owned(),
+    });
     Fault::UnknownKey {
         value: value::show_value(&entry.value),
         key: entry.key,
@@ -335,8 +334,343 @@ fn unknown_key(entry: Entry) -> Fault {
     }
 }
 
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(
+        || "all keys are in check-config --print-defaults".to_owned(),
+        |nearest| format!("did you mean {nearest}?"),
+    )
+}
+
 fn default_listen_addresses() -> Vec<Multiaddr> {
     ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"]
         .map(|address| address.parse().expect("a literal multiaddr"))
         .to_vec()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const PEER: &str = "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq";
+
+    /// A directory with a configuration file, and sources that read it.
+    fn sources(file: &str) -> (tempfile::TempDir, Sources) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("waystation.toml");
+        fs::write(&path, file).unwrap();
+        let sources = Sources {
+            file: Some(path),
+            environment: [("HOME", "/home/somebody")].into_iter().collect(),
+            flags: Vec::new(),
+        };
+        (directory, sources)
+    }
+
+    fn load_file(file: &str) -> Result<Loaded, ConfigError> {
+        let (_directory, sources) = sources(file);
+        Loaded::load(&sources)
+    }
+
+    /// The lines of the error, with the file's changing path taken out.
+    fn refusals(file: &str) -> Vec<String> {
+        let (directory, sources) = sources(file);
+        let path = directory.path().to_str().unwrap();
+        let error = Loaded::load(&sources).unwrap_err().to_string();
+        error.replace(path, "").lines().map(str::to_owned).collect()
+    }
+
+    fn flags(settings: &[&str]) -> Result<Loaded, ConfigError> {
+        let (_directory, mut sources) = sources("");
+        sources.flags = settings.iter().map(|flag| (*flag).to_owned()).collect();
+        Loaded::load(&sources)
+    }
+
+    fn flag_refusals(settings: &[&str]) -> Vec<String> {
+        let error = flags(settings).unwrap_err().to_string();
+        error.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn later_layers_win_key_by_key() {
+        let (_directory, mut sources) = sources(
+            "[relay]\ncircuits_max = 1000\nreservations_max = 2000\ncircuits_per_peer_max = 3\n",
+        );
+        sources.environment = [
+            ("HOME", "/home/somebody"),
+            ("WAYSTATION_RELAY__CIRCUITS_MAX", "1001"),
+            ("WAYSTATION_RELAY__RESERVATIONS_MAX", "2001"),
+        ]
+        .into_iter()
+        .collect();
+        sources.flags = vec![
+            "relay.circuits_max=1".to_owned(),
+            "relay.circuits_max=1002".to_owned(),
+        ];
+        let loaded = Loaded::load(&sources).unwrap();
+        let relay = &loaded.config.relay;
+        assert_eq!(relay.circuits_max, 1002);
+        assert_eq!(relay.reservations_max, 2001);
+        assert_eq!(relay.circuits_per_peer_max, 3);
+        assert_eq!(relay.enabled, Config::default().relay.enabled);
+
+        let file = sources.file.unwrap();
+        assert_eq!(*loaded.origin("relay.circuits_max"), Origin::Flag);
+        assert_eq!(
+            *loaded.origin("relay.reservations_max"),
+            Origin::Environment("WAYSTATION_RELAY__RESERVATIONS_MAX".to_owned())
+        );
+        assert_eq!(
+            *loaded.origin("relay.circuits_per_peer_max"),
+            Origin::File {
+                path: file,
+                line: 4
+            }
+        );
+        assert_eq!(*loaded.origin("relay.enabled"), Origin::Default);
+    }
+
+    #[test]
+    fn the_reference_file_is_the_defaults_and_names_every_key() {
+        let reference = Config::render_defaults();
+        let as_it_is = load_file(&reference).unwrap();
+        assert!(as_it_is.origins.is_empty());
+
+        let settings: Vec<_> = reference
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(setting) if !setting.starts_with(' ') => setting,
+                _ => line,
+            })
+            .collect();
+        let uncommented = load_file(&settings.join("\n")).unwrap();
+        assert_eq!(uncommented.config, as_it_is.config);
+        assert_eq!(uncommented.origins.len(), KEYS.len());
+    }
+
+    #[test]
+    fn the_effective_configuration_reads_back() {
+        let loaded = flags(&[
+            "listen.addresses=/ip4/127.0.0.1/tcp/0,/ip6/::1/tcp/0",
+            "listen.muxers=[\"mplex\"]",
+            "announce.addresses=/dns4/relay.example.org/tcp/4001",
+            "state.directory=/var/lib/a \"quoted\" place",
+            "relay.circuit_duration_max=0",
+            "relay.circuit_bytes_max=0",
+            &format!("relay.deny_peers={PEER}"),
+            "connections.rate_per_ip=0.5",
+            "connections.upgrade_timeout=1s500ms",
+            "admin.address=",
+            "log.level=info,waystation::upgrade=debug",
+        ])
+        .unwrap();
+        assert_eq!(loaded.config.relay.circuit_duration_max, None);
+        assert_eq!(loaded.config.relay.circuit_bytes_max, None);
+        assert_eq!(loaded.config.admin.address, None);
+        assert_eq!(loaded.config.listen.muxers, [Muxer::Mplex]);
+        assert_eq!(loaded.config.relay.deny_peers, [PEER.parse().unwrap()]);
+
+        let again = load_file(&loaded.render()).unwrap();
+        assert_eq!(again.config, loaded.config);
+    }
+
+    #[test]
+    fn file_and_flags_read_the_same_values() {
+        let file = load_file(
+            "relay.circuit_bytes_max = 131072\nrelay.enabled = false\nconnections.rate_per_ip = 5\n\
+             listen.addresses = '/ip4/127.0.0.1/tcp/1'\nruntime = { workers = 2 }\n",
+        );
+        let flags = flags(&[
+            "relay.circuit_bytes_max=128KiB",
+            "relay.enabled=false",
+            "connections.rate_per_ip=5.0",
+            "listen.addresses=[ '/ip4/127.0.0.1/tcp/1' ]",
+            "runtime.workers=2",
+        ]);
+        assert_eq!(file.unwrap().config, flags.unwrap().config);
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_line_with_key_value_and_source() {
+        let (_directory, mut sources) = sources("");
+        sources.environment = [
+            ("HOME", "/home/somebody"),
+            ("WAYSTATION_RELAY__CIRCUITS_MAX", "many"),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(
+            Loaded::load(&sources).unwrap_err().to_string(),
+            "relay.circuits_max = \"many\" from environment WAYSTATION_RELAY__CIRCUITS_MAX: \
+             expected a whole number"
+        );
+        assert_eq!(
+            flag_refusals(&["relay.circuits_max=-1"]),
+            ["relay.circuits_max = \"-1\" from flag --set: expected a whole number"]
+        );
+        assert_eq!(
+            refusals("[relay]\n\ncircuits_max = 1.5\n"),
+            ["relay.circuits_max = 1.5 from file /waystation.toml line 3: expected a whole number"]
+        );
+    }
+
+    #[test]
+    fn every_type_refuses_what_it_cannot_be() {
+        for setting in [
+            "relay.enabled=yes",
+            "relay.circuits_max=99999999999999999999999",
+            "relay.reservation_ttl=60",
+            "relay.circuit_bytes_max=lots",
+            "relay.circuit_duration_max=forever",
+            "relay.deny_peers=nobody",
+            "connections.rate_per_ip=NaN",
+            "connections.rate_per_ip=inf",
+            "listen.addresses=0.0.0.0:4001",
+            "listen.muxers=yamux,smux",
+            "admin.address=localhost:9464",
+            "log.format=xml",
+        ] {
+            let (key, value) = setting.split_once('=').unwrap();
+            let lines = flag_refusals(&[setting]);
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            let start = format!("{key} = \"{value}\" from flag --set: expected ");
+            assert!(lines[0].starts_with(&start), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_section_where_a_value_belongs_and_the_reverse_are_refused() {
+        for file in [
+            "relay = 3",
+            "relay.circuits_max = { a = 1 }",
+            "[[relay]]\nenabled = true",
+            "[relay.enabled]\nx = 1",
+            "[relay.more]",
+            "[nothing]",
+            "relay.enabled = [true]",
+            "relay.enabled = 1979-05-27",
+            "listen.addresses = [1]",
+        ] {
+            let lines = refusals(file);
+            assert_eq!(lines.len(), 1, "{file}: {lines:?}");
+            assert!(
+                lines[0].contains("from file /waystation.toml line "),
+                "{lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_from_every_source_with_the_nearest_known_one() {
+        let (_directory, mut sources) = sources("[relay]\ncircuit_max = 1\n");
+        sources.environment = [
+            ("HOME", "/home/somebody"),
+            ("WAYSTATION_RELAY_CIRCUITS_MAX", "1"),
+            ("WAYSTATION_log__level", "info"),
+            ("WAYSTATION_NETWORK__PORT", "1"),
+            ("WAYSTATIONS", "not ours"),
+        ]
+        .into_iter()
+        .collect();
+        sources.flags = vec!["circuits_max=1".to_owned()];
+        let error = Loaded::load(&sources).unwrap_err().to_string();
+        let lines: Vec<_> = error.lines().collect();
+        assert_eq!(lines.len(), 5, "{error}");
+        assert!(lines[0].starts_with("relay.circuit_max = 1 from file "));
+        assert!(lines[0].ends_with("line 2: unknown key, did you mean relay.circuits_max?"));
+        assert_eq!(
+            lines[1..],
+            [
+                "network.port = \"1\" from environment WAYSTATION_NETWORK__PORT: unknown key, \
+                 all keys are in check-config --print-defaults",
+                "relay_circuits_max = \"1\" from environment WAYSTATION_RELAY_CIRCUITS_MAX: \
+                 unknown key, did you mean WAYSTATION_RELAY__CIRCUITS_MAX?",
+                "log__level = \"info\" from environment WAYSTATION_log__level: \
+                 unknown key, did you mean WAYSTATION_LOG__LEVEL?",
+                "circuits_max = \"1\" from flag --set: unknown key, did you mean relay.circuits_max?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_parsed_is_one_line_with_its_line() {
+        for (file, line) in [
+            ("\n\na = = 1", 3),
+            ("[relay\n", 1),
+            ("[relay]\na=1\na=2", 3),
+        ] {
+            let lines = refusals(file);
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            let start = format!("configuration file /waystation.toml line {line}: ");
+            assert!(lines[0].starts_with(&start), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_too_large_to_be_ours_is_refused() {
+        let lines = refusals(&"# \n".repeat(400_000));
+        assert_eq!(
+            lines,
+            ["configuration file /waystation.toml: is larger than 1048576 bytes"]
+        );
+    }
+
+    #[test]
+    fn the_file_of_the_service_manager_is_found_and_a_named_one_must_exist() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("waystation.toml");
+        let mut sources = Sources {
+            environment: [("CONFIGURATION_DIRECTORY", directory.path())]
+                .into_iter()
+                .collect(),
+            ..Sources::default()
+        };
+        assert_ne!(sources.file().as_ref(), Some(&path));
+        fs::write(&path, "").unwrap();
+        assert_eq!(sources.file().as_ref(), Some(&path));
+
+        let absent = directory.path().join("absent.toml");
+        sources.file = Some(absent.clone());
+        let error = Loaded::load(&sources).unwrap_err().to_string();
+        let start = format!("configuration file {}: cannot be read: ", absent.display());
+        assert!(error.starts_with(&start), "{error}");
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_environment() {
+        for (variables, directory) in [
+            (
+                [
+                    ("STATE_DIRECTORY", "/s:/t"),
+                    ("XDG_STATE_HOME", "/x"),
+                    ("HOME", "/h"),
+                ]
+                .as_slice(),
+                "/s",
+            ),
+            (&[("XDG_STATE_HOME", "/x"), ("HOME", "/h")], "/x/waystation"),
+            (
+                &[("XDG_STATE_HOME", "relative"), ("HOME", "/h")],
+                "/h/.local/state/waystation",
+            ),
+        ] {
+            let (_directory, mut sources) = sources("");
+            sources.environment = variables.iter().copied().collect();
+            let config = Loaded::load(&sources).unwrap().config;
+            assert_eq!(config.state.directory, PathBuf::from(directory));
+            assert_eq!(
+                config.identity.key_file,
+                PathBuf::from(directory).join("identity.key")
+            );
+        }
+        let (_directory, mut sources) = sources("");
+        sources.environment = Environment::default();
+        let error = Loaded::load(&sources).unwrap_err().to_string();
+        assert!(
+            error.starts_with("state.directory = \"\" from default: "),
+            "{error}"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, Environment, Loaded, Sources};
 use crate::identity::{Identity, IdentityError, KeyFile, KeyType, NewKey};
 
-/// Where the operator said what the program should be like.
+/// Key that errors about the key file name.
 const KEY_FILE: &str = "identity.key_file";
 /// Exit code for what an operator can put right.
 const OPERATOR_ERROR: u8 = 2;

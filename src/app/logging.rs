@@ -9,8 +9,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 
 use tracing::Subscriber;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{ConfigError, Loaded, LogFormat};
@@ -47,12 +46,10 @@ pub fn init(loaded: &Loaded) -> Result<LogLevel, ConfigError> {
             format!("the journal cannot be reached: {error}"),
         )
     })?;
-    let (filter, handle) = reload::Layer::new(filter);
-    tracing::subscriber::set_global_default(
-        tracing_subscriber::registry().with(filter).with(output),
-    )
-    .map_err(|error| refuse("log.format", error.to_string()))?;
-    Ok(LogLevel(handle))
+    let (subscriber, level) = subscriber(filter, output);
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|error| refuse("log.format", error.to_string()))?;
+    Ok(level)
 }
 
 impl LogLevel {
@@ -76,10 +73,17 @@ impl LogLevel {
     }
 }
 
-fn output<S>(format: LogFormat) -> io::Result<Box<dyn Layer<S> + Send + Sync>>
-where
-    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
-{
+/// What writes the lines that the filter lets through.
+type Output = Box<dyn Layer<Filtered> + Send + Sync>;
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+fn subscriber(filter: EnvFilter, output: Output) -> (impl Subscriber + Send + Sync, LogLevel) {
+    let (filter, handle) = reload::Layer::new(filter);
+    let subscriber = tracing_subscriber::registry().with(filter).with(output);
+    (subscriber, LogLevel(handle))
+}
+
+fn output(format: LogFormat) -> io::Result<Output> {
     let text = || {
         fmt::layer()
             .with_writer(io::stderr)
@@ -109,4 +113,29 @@ fn stderr_is_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn the_level_changes_while_the_program_runs_and_not_to_nonsense() {
+        let (subscriber, level) = subscriber(
+            EnvFilter::builder().parse("info").unwrap(),
+            output(LogFormat::Json).unwrap(),
+        );
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!tracing::enabled!(Level::DEBUG));
+            level.set("debug").unwrap();
+            assert!(tracing::enabled!(Level::DEBUG));
+            assert!(level.set("waystation=loud").is_err());
+            assert_eq!(level.get().unwrap(), "debug");
+            level.set("warn").unwrap();
+            assert!(!tracing::enabled!(Level::INFO));
+        });
+    }
 }

@@ -36,18 +36,22 @@ impl Key {
         self.path.split_once('.').map_or("", |(_, name)| name)
     }
 
-    /// The known key that a mistyped one most likely stands for. A name typed
-    /// without its section, or with an underscore for the dot, counts as near.
-    pub(super) fn nearest(unknown: &str) -> &'static Self {
-        let typed = unknown.to_ascii_lowercase().replace('.', "_");
-        let name = unknown.rsplit('.').next().unwrap_or(unknown);
+    /// The known key that a mistyped one most likely stands for, unless none is
+    /// near. A name typed without its section, or with an underscore for the
+    /// dot, counts as near; within a known section any key is worth naming.
+    pub(super) fn nearest(unknown: &str) -> Option<&'static Self> {
+        let unknown = unknown.to_ascii_lowercase();
+        let (section, name) = unknown.split_once('.').unwrap_or(("", &unknown));
+        let joined = unknown.replace(['.', '-'], "_").replace("__", "_");
+        let distance = |key: &Self| {
+            let whole = strsim::damerau_levenshtein(&joined, &key.path.replace('.', "_"));
+            let alone = strsim::damerau_levenshtein(name, key.name()) + 1;
+            whole.min(alone)
+        };
+        let near = 1 + name.len() / 3;
         KEYS.iter()
-            .min_by_key(|key| {
-                let whole = strsim::damerau_levenshtein(&typed, &key.path.replace('.', "_"));
-                let alone = strsim::damerau_levenshtein(name, key.name()) + 1;
-                whole.min(alone)
-            })
-            .expect("the schema has keys")
+            .filter(|key| key.section() == section || distance(key) <= near)
+            .min_by_key(|key| distance(key))
     }
 }
 

@@ -160,7 +160,7 @@ impl Environment {
             let variable = format!("{PREFIX}{name}");
             match value.to_str() {
                 Some(value) => entries.push(Entry {
-                    key: name.replace("__", ".").to_ascii_lowercase(),
+                    key: key_of_variable(name),
                     value: value.into(),
                     origin: Origin::Environment(variable),
                 }),
@@ -211,6 +211,16 @@ impl Provider for Entry {
 /// The environment variable that sets this key.
 pub(super) fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Only capitals are taken, so that no two variables mean the same key; others
+/// stay as they are and are refused as unknown.
+fn key_of_variable(name: &str) -> String {
+    if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        name.to_owned()
+    } else {
+        name.replace("__", ".").to_ascii_lowercase()
+    }
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
