@@ -75,8 +75,8 @@ pub enum BindFailure {
     /// No interface has this address.
     #[error("this host does not have that address")]
     NotLocal,
-    /// For instance IPv6 on a host that has it switched off.
-    #[error("this host does not support the address family ({0})")]
+    /// IPv6 on a host that has it switched off.
+    #[error("this host does not support IPv6 ({0})")]
     NoFamily(io::Error),
     /// Anything else.
     #[error("{0}")]
@@ -258,7 +258,7 @@ fn listen(local: SocketAddr, sharing: Sharing) -> Result<TcpListener, BindFailur
 
 fn bind(local: SocketAddr, sharing: Sharing) -> Result<Socket, BindFailure> {
     let socket = Socket::new(Domain::for_address(local), Type::STREAM, None)
-        .map_err(BindFailure::NoFamily)?;
+        .map_err(|error| no_socket(local, error))?;
     let prepare = || {
         // Lets a restart bind while connections of the last run linger.
         socket.set_reuse_address(true)?;
@@ -275,6 +275,15 @@ fn bind(local: SocketAddr, sharing: Sharing) -> Result<Socket, BindFailure> {
     };
     prepare().map_err(BindFailure::from)?;
     Ok(socket)
+}
+
+/// Tells a host without IPv6 from one that gives out no socket at all.
+fn no_socket(local: SocketAddr, error: io::Error) -> BindFailure {
+    if local.is_ipv6() && Socket::new(Domain::IPV4, Type::STREAM, None).is_ok() {
+        BindFailure::NoFamily(error)
+    } else {
+        BindFailure::Other(error)
+    }
 }
 
 impl From<io::Error> for BindFailure {

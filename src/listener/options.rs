@@ -31,11 +31,18 @@ pub const KEEPALIVE_PROBES: u32 = 4;
 /// holds. Above a mobile handover or a Wi-Fi roam, and with the keepalive it
 /// notices a silent death after some 75 s.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Unsent bytes above which a socket is not writable. Keeps a backlog in the
-/// egress, where it can still be coalesced and is counted, and not in the
-/// kernel; bytes in flight do not count, so it does not limit throughput as
-/// long as it covers what is sent between two wakes: four full records.
-pub const NOTSENT_LOWAT_BYTES: u32 = 256 * 1024;
+/// Unsent bytes above which a socket is not writable: one full record.
+///
+/// Keeps a backlog in the egress, where it can still be coalesced and is
+/// counted, and not in the kernel. Bytes in flight do not count, so what it
+/// limits is only what can be sent between two wakes: 64 KiB every 0.5 ms is
+/// one gigabit a second on one connection.
+///
+/// Measured over loopback with writes of 64 KiB, two cores, Linux 6.18,
+/// 2026-11-20, median of seven: CPU of both ends per gigabyte 0.29 s with one
+/// connection and 0.33 s with sixteen; without the mark 0.44 s and 0.53 s, at
+/// 256 KiB 0.48 s and 0.38 s. Shorter queues stay in the cache.
+pub const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
 
 /// Applies all of them to a listening or a connected socket.
 ///

@@ -49,7 +49,7 @@ const SHRINK_FLOOR: usize = 64;
 /// std's SipHash-1-3 under a random key: a pseudo-random function, for which
 /// no one can aim keys at one stripe or one probe chain. Faster hashes
 /// (foldhash, ahash) promise less than that; these tables are asked per
-/// connection, reservation and circuit, never per packet, and some 20 ns do
+/// connection, reservation and circuit, never per packet, and some 25 ns do
 /// not show there.
 #[derive(Debug)]
 pub struct StripedMap<K, V> {
