@@ -5,22 +5,14 @@
 //! deadline. What inbound streams mean is the responder's concern, what to do on the
 //! connection the scenario's.
 
-use std::{
-    future::Future,
-    io,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod driver;
+
+use std::{future::Future, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use futures::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt,
-    channel::{mpsc, oneshot},
-    future::{BoxFuture, poll_fn},
-    stream::FuturesUnordered,
-};
+use driver::Driver;
+pub(crate) use driver::Streams;
+use futures::{AsyncRead, AsyncWrite, future::poll_fn};
 use libp2p::{
     PeerId,
     core::{
@@ -44,9 +36,6 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// Streams a connection may hold; the bulk scenarios put every circuit on one when asked to.
 const STREAMS_MAX: usize = 4096;
 
-/// Streams being opened at once on one connection.
-const ORDERS_MAX: usize = 64;
-
 /// A stream of a connection on which a protocol was agreed.
 pub(crate) type Stream = Negotiated<SubstreamBox>;
 
@@ -62,6 +51,28 @@ impl Muxer {
         match self {
             Self::Yamux => "yamux",
             Self::Mplex => "mplex",
+        }
+    }
+}
+
+/// What a connection is made of above TCP and Noise.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Stack {
+    /// Muxer offered to the server
+    #[arg(long, value_enum, default_value_t = Muxer::Yamux)]
+    pub(crate) muxer: Muxer,
+    /// Send a stream's first request together with its negotiation, as go peers do;
+    /// a rust-libp2p Swarm waits for the answer first
+    #[arg(long)]
+    pub(crate) lazy: bool,
+}
+
+impl Stack {
+    fn stream_version(self) -> Version {
+        if self.lazy {
+            Version::V1Lazy
+        } else {
+            Version::V1
         }
     }
 }
@@ -98,7 +109,10 @@ impl Peer {
 }
 
 /// An authenticated, multiplexed connection that nothing drives yet.
-pub(crate) struct Connection(StreamMuxerBox);
+pub(crate) struct Connection {
+    muxer: StreamMuxerBox,
+    stack: Stack,
+}
 
 impl Connection {
     /// Connects to the server under test; `index` spreads source addresses.
@@ -107,13 +121,13 @@ impl Connection {
     /// When the server refuses, is too slow, or is not the peer it should be.
     pub(crate) async fn dial(
         target: Target,
-        muxer: Muxer,
+        stack: Stack,
         peer: &Peer,
         index: usize,
     ) -> anyhow::Result<Self> {
         let dialling = async {
             let socket = open_socket(target, index).await.context("tcp connect")?;
-            let (remote, connection) = Self::upgrade_outbound(socket, muxer, peer).await?;
+            let (remote, connection) = Self::upgrade_outbound(socket, stack, peer).await?;
             if remote != target.peer_id {
                 bail!("server is {remote}, not {}", target.peer_id);
             }
@@ -131,7 +145,7 @@ impl Connection {
     /// When negotiation, handshake or muxer fail.
     pub(crate) async fn upgrade_outbound<S>(
         socket: S,
-        muxer: Muxer,
+        stack: Stack,
         peer: &Peer,
     ) -> anyhow::Result<(PeerId, Self)>
     where
@@ -147,7 +161,7 @@ impl Connection {
             .upgrade_outbound(socket, info)
             .await
             .context("noise handshake")?;
-        let muxer = match muxer {
+        let muxer = match stack.muxer {
             Muxer::Yamux => {
                 let config = yamux_config();
                 let protocols = config.protocol_info();
@@ -161,7 +175,7 @@ impl Connection {
                 StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
             }
         };
-        Ok((remote, Self(muxer)))
+        Ok((remote, Self { muxer, stack }))
     }
 
     /// The listening side of [`Self::upgrade_outbound`], for the far end of a circuit.
@@ -170,7 +184,7 @@ impl Connection {
     /// When negotiation, handshake or muxer fail.
     pub(crate) async fn upgrade_inbound<S>(
         socket: S,
-        muxer: Muxer,
+        stack: Stack,
         peer: &Peer,
     ) -> anyhow::Result<(PeerId, Self)>
     where
@@ -179,7 +193,7 @@ impl Connection {
         let (info, socket) = listener_select_proto(socket, peer.noise.protocol_info()).await?;
         let noise = peer.noise.clone();
         let (remote, secured) = noise.upgrade_inbound(socket, info).await?;
-        let muxer = match muxer {
+        let muxer = match stack.muxer {
             Muxer::Yamux => {
                 let config = yamux_config();
                 let (info, io) = listener_select_proto(secured, config.protocol_info()).await?;
@@ -191,7 +205,7 @@ impl Connection {
                 StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
             }
         };
-        Ok((remote, Self(muxer)))
+        Ok((remote, Self { muxer, stack }))
     }
 
     /// Runs `work` while the connection moves, then closes it.
@@ -209,15 +223,9 @@ impl Connection {
     where
         W: Future<Output = anyhow::Result<T>>,
     {
-        let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
-        let mut driver = Driver {
-            muxer: self.0,
-            orders,
-            waiting: None,
-            responder,
-            inbound: FuturesUnordered::new(),
-        };
-        let mut work = pin!(work(Streams(orders_in)));
+        let version = self.stack.stream_version();
+        let (mut driver, streams) = Driver::new(self.muxer, version, responder);
+        let mut work = pin!(work(streams));
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(error) = driver.poll(cx) {
                 return Poll::Ready(Err(anyhow!(error).context("connection lost")));
@@ -231,141 +239,13 @@ impl Connection {
     }
 }
 
-/// Opens streams on a running connection.
-#[derive(Clone)]
-pub(crate) struct Streams(mpsc::Sender<oneshot::Sender<SubstreamBox>>);
-
-impl Streams {
-    /// Opens a stream and offers one protocol on it, without waiting for the answer.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub(crate) async fn open(&mut self, protocol: &'static str) -> anyhow::Result<Stream> {
-        let (sender, receiver) = oneshot::channel();
-        poll_fn(|cx| self.0.poll_ready(cx)).await?;
-        self.0.start_send(sender)?;
-        let stream = receiver.await.context("connection closed")?;
-        let (_, stream) = dialer_select_proto(stream, [protocol], Version::V1Lazy).await?;
-        Ok(stream)
-    }
-
-    /// One ping on a stream of its own.
-    ///
-    /// # Errors
-    /// When the stream fails or the echo differs.
-    pub(crate) async fn ping(&mut self) -> anyhow::Result<()> {
-        let mut stream = self.open(wire::PING_PROTOCOL).await?;
-        let sent = [0x5a; 32];
-        stream.write_all(&sent).await?;
-        stream.flush().await?;
-        let mut echo = [0; 32];
-        stream.read_exact(&mut echo).await?;
-        if echo != sent {
-            bail!("ping came back different");
-        }
-        stream.close().await?;
-        Ok(())
-    }
-
-    /// Asks the server to identify itself, as every Swarm does on connect.
-    ///
-    /// # Errors
-    /// When the stream fails.
-    pub(crate) async fn identify(&mut self) -> anyhow::Result<()> {
-        let mut stream = self.open(wire::IDENTIFY_PROTOCOL).await?;
-        wire::read_message(&mut stream).await?;
-        stream.close().await?;
-        Ok(())
-    }
-
-    /// Reserves, or renews the reservation, on a stream of its own.
-    ///
-    /// # Errors
-    /// When the stream fails or the server refuses.
-    pub(crate) async fn reserve(&mut self) -> anyhow::Result<()> {
-        let mut stream = self.open(wire::HOP_PROTOCOL).await?;
-        stream.write_all(wire::reserve()).await?;
-        stream.flush().await?;
-        let answer = wire::read_message(&mut stream).await?;
-        wire::expect_hop_ok(&answer).context("reserve")?;
-        stream.close().await?;
-        Ok(())
-    }
-
-    /// A circuit to `target`: the stream carries raw bytes to the other end.
-    ///
-    /// # Errors
-    /// When the stream fails or the server refuses.
-    pub(crate) async fn circuit(&mut self, target: PeerId) -> anyhow::Result<Stream> {
-        let mut stream = self.open(wire::HOP_PROTOCOL).await?;
-        stream.write_all(&wire::connect(target)).await?;
-        stream.flush().await?;
-        let answer = wire::read_message(&mut stream).await?;
-        wire::expect_hop_ok(&answer).context("connect")?;
-        Ok(stream)
-    }
-}
-
-/// Polls the muxer and the streams the server opened.
-struct Driver {
-    muxer: StreamMuxerBox,
-    orders: mpsc::Receiver<oneshot::Sender<SubstreamBox>>,
-    waiting: Option<oneshot::Sender<SubstreamBox>>,
-    responder: Responder,
-    inbound: FuturesUnordered<BoxFuture<'static, ()>>,
-}
-
-impl Driver {
-    /// Ready only when the connection has failed.
-    ///
-    /// Both muxers move the whole connection when asked for inbound streams, so their
-    /// `poll` is not called on top: it would repeat the work at every wake-up.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        loop {
-            while let Poll::Ready(stream) = self.muxer.poll_inbound_unpin(cx) {
-                match stream {
-                    Ok(stream) => self.inbound.push(self.responder.answer(stream)),
-                    Err(error) => return Poll::Ready(error),
-                }
-            }
-            while let Poll::Ready(Some(())) = self.inbound.poll_next_unpin(cx) {}
-            match self.poll_orders(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
-                Err(error) => return Poll::Ready(error),
-            }
-        }
-    }
-
-    /// Whether any stream was opened.
-    fn poll_orders(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut progress = false;
-        loop {
-            if self.waiting.is_none() {
-                match self.orders.poll_next_unpin(cx) {
-                    Poll::Ready(Some(order)) => self.waiting = Some(order),
-                    Poll::Ready(None) | Poll::Pending => return Ok(progress),
-                }
-            }
-            let Poll::Ready(stream) = self.muxer.poll_outbound_unpin(cx)? else {
-                return Ok(progress);
-            };
-            if let Some(order) = self.waiting.take() {
-                // An order withdrawn meanwhile drops its stream, which resets it.
-                let _ = order.send(stream);
-            }
-            progress = true;
-        }
-    }
-}
-
-pub(crate) fn yamux_config() -> yamux::Config {
+fn yamux_config() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(STREAMS_MAX);
     config
 }
 
-pub(crate) fn mplex_config() -> libp2p_mplex::Config {
+fn mplex_config() -> libp2p_mplex::Config {
     let mut config = libp2p_mplex::Config::new();
     config.set_max_num_streams(STREAMS_MAX);
     config

@@ -15,6 +15,7 @@
 )]
 
 mod address;
+mod compare;
 mod connection;
 mod latency;
 mod procfs;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 use address::Target;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use connection::Muxer;
+use connection::Stack;
 use procfs::Server;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scenario::{Bench, handshake, idle, relay, reserve, rtt};
@@ -55,6 +56,8 @@ enum Command {
     Relay(Run<relay::Options>),
     /// Round trips through circuits
     Rtt(Run<rtt::Options>),
+    /// The same scenarios on the baseline and on Waystation, side by side
+    Compare(compare::Options),
 }
 
 #[derive(Args)]
@@ -73,8 +76,8 @@ struct ServerOptions {
     /// The server's process, to read its CPU time and memory
     #[arg(long)]
     pid: Option<u32>,
-    #[arg(long, value_enum, default_value_t = Muxer::Yamux)]
-    muxer: Muxer,
+    #[command(flatten)]
+    stack: Stack,
     /// Load a server that is not on loopback
     #[arg(long)]
     allow_remote: bool,
@@ -84,7 +87,7 @@ impl ServerOptions {
     fn bench(&self, json: bool) -> anyhow::Result<Bench> {
         Ok(Bench {
             target: self.address.check_scope(self.allow_remote)?,
-            muxer: self.muxer,
+            stack: self.stack,
             server: self.pid.map(Server::new).transpose()?,
             progress: !json,
         })
@@ -106,6 +109,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit()?;
     let json = arguments.json;
     let report = match &arguments.command {
+        Command::Compare(options) => return run_compare(options, json).await,
         Command::Handshake(run) => handshake::run(run.server.bench(json)?, run.options).await,
         Command::Idle(run) => idle::run(run.server.bench(json)?, run.options).await,
         Command::Reserve(run) => reserve::run(run.server.bench(json)?, run.options).await,
@@ -118,6 +122,24 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         print!("{}", report.to_text());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_compare(options: &compare::Options, json: bool) -> anyhow::Result<ExitCode> {
+    let rows = compare::run(options, json).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        print!("{}", compare::to_text(&rows));
+    }
+    let behind: Vec<_> = rows.iter().filter(|row| row.is_behind()).collect();
+    if !options.check || behind.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for row in behind {
+        let (scenario, muxer) = (row.scenario.label(), row.muxer.label());
+        eprintln!("loadtest: {scenario} over {muxer} is behind the baseline");
+    }
+    Ok(ExitCode::FAILURE)
 }
 
 /// Takes all the descriptors that are allowed; servers started from here inherit them.

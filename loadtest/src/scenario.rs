@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::sleep;
 
-use crate::{address::Target, connection::Muxer, procfs::Server};
+use crate::{address::Target, connection::Stack, procfs::Server};
 
 /// How often a quiet server is looked at.
 const SETTLE_STEP: Duration = Duration::from_millis(250);
@@ -22,7 +22,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bench {
     pub(crate) target: Target,
-    pub(crate) muxer: Muxer,
+    pub(crate) stack: Stack,
     /// Without it a scenario reports rates and latencies only.
     pub(crate) server: Option<Server>,
     pub(crate) progress: bool,

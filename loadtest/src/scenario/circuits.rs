@@ -229,7 +229,7 @@ impl End {
         reserved: tokio::sync::oneshot::Sender<()>,
     ) -> anyhow::Result<Option<Latencies>> {
         let bench = self.bench;
-        let connection = Connection::dial(bench.target, bench.muxer, &peer, self.index)
+        let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
             .await
             .context("target")?;
         let mut changes = self.stage.changes.clone();
@@ -256,7 +256,7 @@ impl End {
         if !self.end_to_end {
             return self.serve(stream).await;
         }
-        let (_, inner) = Connection::upgrade_inbound(stream, self.bench.muxer, &peer).await?;
+        let (_, inner) = Connection::upgrade_inbound(stream, self.bench.stack, &peer).await?;
         let mut changes = self.stage.changes.clone();
         let responder = Responder::new(&peer).accepting(
             INNER_PROTOCOL,
@@ -300,7 +300,7 @@ impl End {
     ) -> anyhow::Result<Option<Latencies>> {
         let bench = self.bench;
         let peer = Peer::generate()?;
-        let connection = Connection::dial(bench.target, bench.muxer, &peer, self.index)
+        let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
             .await
             .context("source")?;
         reserved.await.context("target has no reservation")?;
@@ -330,7 +330,7 @@ impl End {
         if !self.end_to_end {
             return self.drive(stream, ready).await;
         }
-        let (_, inner) = Connection::upgrade_outbound(stream, self.bench.muxer, &peer).await?;
+        let (_, inner) = Connection::upgrade_outbound(stream, self.bench.stack, &peer).await?;
         inner
             .run(Responder::new(&peer), |mut streams| async move {
                 let stream = streams.open(INNER_PROTOCOL).await?;

@@ -25,11 +25,20 @@ use crate::{
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Handshakes in all
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = Self::default().count, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) count: u32,
     /// Handshakes at a time
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = Self::default().concurrency, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) concurrency: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            count: 2000,
+            concurrency: 16,
+        }
+    }
 }
 
 /// Handshakes before the measured ones, which fill the server's pools.
@@ -45,7 +54,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     let done = measured.latencies.len();
     debug_assert!(warm_up.latencies.len() > 0);
 
-    let mut report = Report::new(ScenarioName::Handshake, bench.muxer);
+    let mut report = Report::new(ScenarioName::Handshake, bench.stack.muxer);
     if let Some(micros) = measured.cost_with_tail.cpu_micros_per(done) {
         report = report.lower("server cpu/handshake", "us", micros);
     }
@@ -109,7 +118,7 @@ async fn batch(
 
 async fn once(bench: Bench, peer: &Peer, index: usize) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    let connection = Connection::dial(bench.target, bench.muxer, peer, index).await?;
+    let connection = Connection::dial(bench.target, bench.stack, peer, index).await?;
     connection
         .run(Responder::new(peer), |mut streams| async move {
             streams.ping().await?;

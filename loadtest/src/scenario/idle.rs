@@ -30,17 +30,28 @@ use crate::{
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Connections held
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    #[arg(long, default_value_t = Self::default().count, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) count: u32,
     /// Connections being set up at a time
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = Self::default().concurrency, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) concurrency: u16,
     /// Do not reserve on each connection
     #[arg(long)]
     pub(crate) no_reserve: bool,
     /// Seconds over which the idle server's CPU use is observed
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = Self::default().seconds, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            count: 2000,
+            concurrency: 32,
+            no_reserve: false,
+            seconds: 5,
+        }
+    }
 }
 
 /// Descriptors either process needs besides the connections.
@@ -68,7 +79,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     crowd.leave().await?;
 
     let count = u64::from(options.count);
-    let mut report = Report::new(ScenarioName::Idle, bench.muxer);
+    let mut report = Report::new(ScenarioName::Idle, bench.stack.muxer);
     if let (Some(before), Some(after)) = (before, after) {
         let each = as_f64(after.saturating_sub(before)) / as_f64(count);
         report = report.lower("server rss/connection", "KiB", each).lower(
@@ -131,7 +142,7 @@ impl Crowd {
             let (mut stay, bar) = (stay.clone(), bar.clone());
             peers.spawn(async move {
                 let peer = Peer::generate()?;
-                let connection = Connection::dial(bench.target, bench.muxer, &peer, index)
+                let connection = Connection::dial(bench.target, bench.stack, &peer, index)
                     .await
                     .with_context(|| format!("connection {index}"))?;
                 let responder = Responder::new(&peer).counting(&identified);

@@ -19,11 +19,20 @@ use crate::{
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// RESERVE requests in all
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, default_value_t = Self::default().count, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) count: u32,
     /// Connections they are spread over
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = Self::default().connections, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) connections: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            count: 20_000,
+            connections: 16,
+        }
+    }
 }
 
 pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report> {
@@ -37,7 +46,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
         let (ready, mut start, bar) = (ready_in.clone(), start.clone(), bar.clone());
         peers.spawn(async move {
             let peer = Peer::generate()?;
-            let connection = Connection::dial(bench.target, bench.muxer, &peer, index).await?;
+            let connection = Connection::dial(bench.target, bench.stack, &peer, index).await?;
             connection
                 .run(Responder::new(&peer), |mut streams| async move {
                     streams.reserve().await?;
@@ -73,7 +82,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     bar.finish_and_clear();
 
     let done = latencies.len();
-    let mut report = Report::new(ScenarioName::Reserve, bench.muxer);
+    let mut report = Report::new(ScenarioName::Reserve, bench.stack.muxer);
     if let Some(micros) = cost.cpu_micros_per(done) {
         report = report.lower("server cpu/reserve", "us", micros);
     }

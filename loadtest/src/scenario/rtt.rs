@@ -22,7 +22,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     let measured =
         circuits::run(bench, options.circuits, circuits, Load::PingPong, u64::MAX).await?;
     let done = measured.latencies.len();
-    let mut report = Report::new(ScenarioName::Rtt, bench.muxer);
+    let mut report = Report::new(ScenarioName::Rtt, bench.stack.muxer);
     if let Some(micros) = measured.cost.cpu_micros_per(done) {
         report = report.lower("server cpu/round trip", "us", micros);
     }
