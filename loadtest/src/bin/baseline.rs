@@ -145,11 +145,9 @@ fn on_event(
             peer_id,
             info,
             ..
-        })) => {
-            if info.protocols.contains(&kad::PROTOCOL_NAME) {
-                for address in info.listen_addrs {
-                    swarm.behaviour_mut().kad.add_address(&peer_id, address);
-                }
+        })) if info.protocols.contains(&kad::PROTOCOL_NAME) => {
+            for address in info.listen_addrs {
+                swarm.behaviour_mut().kad.add_address(&peer_id, address);
             }
         }
         SwarmEvent::ListenerError { error, .. } => return Err(error.into()),

@@ -26,6 +26,8 @@ use crate::{address::Target, procfs};
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+const CONFIG: &str = "waystation.toml";
+
 /// How much of a failed server's log is shown.
 const LOG_LINES: usize = 12;
 
@@ -50,8 +52,10 @@ impl Kind {
         if self == Self::Baseline {
             return vec!["--listen=/ip4/127.0.0.1/tcp/0".to_owned()];
         }
+        // An empty file of its own, so that one installed on this host is not read.
+        let config = format!("--config={}", state.join(CONFIG).display());
         let state = format!("state.directory={}", state.display());
-        [
+        let settings = [
             state.as_str(),
             "listen.addresses=[\"/ip4/127.0.0.1/tcp/0\"]",
             "admin.address=127.0.0.1:0",
@@ -68,10 +72,9 @@ impl Kind {
             "connections.per_ip_max=100000",
             "connections.per_prefix_max=100000",
             "connections.streams_max=448",
-        ]
-        .into_iter()
-        .map(|setting| format!("--set={setting}"))
-        .collect()
+        ];
+        let settings = settings.map(|setting| format!("--set={setting}"));
+        [config].into_iter().chain(settings).collect()
     }
 }
 
@@ -95,6 +98,7 @@ impl Running {
         let state = tempfile::Builder::new()
             .prefix("waystation-loadtest-")
             .tempdir()?;
+        fs::write(state.path().join(CONFIG), "")?;
         let log = state.path().join("stderr.log");
         let mut command = Command::new(program);
         for (variable, _) in std::env::vars_os() {

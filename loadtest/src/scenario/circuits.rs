@@ -5,6 +5,8 @@
 //! What runs on a circuit is the [`Load`]; with `end_to_end` it runs inside a second
 //! Noise and muxer through the circuit, as between real peers.
 
+mod end;
+
 use std::{
     sync::{
         Arc,
@@ -14,19 +16,17 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, stream::FuturesUnordered};
-use libp2p::PeerId;
+use end::End;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::{Bench, Cost};
 use crate::{
-    connection::{Connection, DEADLINE, Peer, Stream, Streams},
+    connection::{DEADLINE, Peer},
     latency::Latencies,
-    responder::Responder,
 };
 
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -43,6 +43,12 @@ pub(crate) struct Options {
     /// A second Noise and muxer inside each circuit, as real peers have
     #[arg(long)]
     pub(crate) end_to_end: bool,
+}
+
+impl Options {
+    fn pairs(self, circuits: u16) -> u16 {
+        self.pairs.unwrap_or(circuits).min(circuits)
+    }
 }
 
 /// What the two ends of a circuit do.
@@ -64,14 +70,8 @@ pub(crate) struct Measured {
     pub(crate) latencies: Latencies,
 }
 
-const BLOCK: usize = 64 * 1024;
-const PING: usize = 64;
-
 /// Before the measurement, so that windows have grown and pools have filled.
 const WARM_UP: Duration = Duration::from_millis(500);
-
-/// The inner stream's protocol when circuits are used end to end.
-const INNER_PROTOCOL: &str = "/loadtest/raw/1.0.0";
 
 const SETTING_UP: u8 = 0;
 const RUNNING: u8 = 1;
@@ -100,7 +100,6 @@ pub(crate) async fn run(
     load: Load,
     bytes_max: u64,
 ) -> anyhow::Result<Measured> {
-    let pairs = options.pairs.unwrap_or(circuits).min(circuits);
     let (announce, changes) = watch::channel(SETTING_UP);
     let stage = Stage {
         phase: Arc::new(AtomicU8::new(SETTING_UP)),
@@ -112,6 +111,36 @@ pub(crate) async fn run(
         announce.send_replace(phase);
     };
 
+    let mut ends = set_up(bench, options, circuits, load, &stage).await?;
+    advance(RUNNING);
+    watching(&mut ends, sleep(WARM_UP)).await?;
+    advance(MEASURING);
+    let (meter, before) = (bench.meter()?, stage.bytes.load(Ordering::Relaxed));
+    watching(
+        &mut ends,
+        until(&stage, options.seconds, before.saturating_add(bytes_max)),
+    )
+    .await?;
+    let (cost, after) = (meter.read()?, stage.bytes.load(Ordering::Relaxed));
+    advance(STOPPED);
+
+    let latencies = collect(&mut ends, options.pairs(circuits), || advance(CLOSED)).await?;
+    Ok(Measured {
+        cost,
+        bytes: after - before,
+        latencies,
+    })
+}
+
+/// Returns once every circuit is open.
+async fn set_up(
+    bench: Bench,
+    options: Options,
+    circuits: u16,
+    load: Load,
+    stage: &Stage,
+) -> anyhow::Result<Ends> {
+    let pairs = options.pairs(circuits);
     let bar = bench.bar(usize::from(circuits), "circuits");
     let (ready_in, mut ready) = mpsc::channel(usize::from(circuits));
     let mut ends = Ends::new();
@@ -128,7 +157,7 @@ pub(crate) async fn run(
             index: usize::from(pair),
             stage: stage.clone(),
         };
-        let (reserved_in, reserved) = tokio::sync::oneshot::channel();
+        let (reserved_in, reserved) = oneshot::channel();
         ends.spawn(end.clone().target(target, reserved_in));
         ends.spawn(end.source(target_id, share, reserved, ready_in.clone()));
     }
@@ -145,25 +174,7 @@ pub(crate) async fn run(
         .await?
         .context("circuits not set up in time")?;
     bar.finish_and_clear();
-
-    advance(RUNNING);
-    watching(&mut ends, sleep(WARM_UP)).await?;
-    advance(MEASURING);
-    let (meter, before) = (bench.meter()?, stage.bytes.load(Ordering::Relaxed));
-    watching(
-        &mut ends,
-        until(&stage, options.seconds, before.saturating_add(bytes_max)),
-    )
-    .await?;
-    let (cost, after) = (meter.read()?, stage.bytes.load(Ordering::Relaxed));
-    advance(STOPPED);
-
-    let latencies = collect(&mut ends, pairs, || advance(CLOSED)).await?;
-    Ok(Measured {
-        cost,
-        bytes: after - before,
-        latencies,
-    })
+    Ok(ends)
 }
 
 /// Merges what the sources recorded, then lets the targets leave.
@@ -209,181 +220,6 @@ async fn until(stage: &Stage, seconds: f64, bytes: u64) {
             break;
         }
         sleep(left.min(STEP)).await;
-    }
-}
-
-/// One end of the circuits of a pair.
-#[derive(Clone)]
-struct End {
-    bench: Bench,
-    load: Load,
-    end_to_end: bool,
-    index: usize,
-    stage: Stage,
-}
-
-impl End {
-    async fn target(
-        self,
-        peer: Peer,
-        reserved: tokio::sync::oneshot::Sender<()>,
-    ) -> anyhow::Result<Option<Latencies>> {
-        let bench = self.bench;
-        let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
-            .await
-            .context("target")?;
-        let mut changes = self.stage.changes.clone();
-        let responder = Responder::new(&peer).accepting_circuits(Arc::new(move |stream| {
-            let (end, peer) = (self.clone(), peer.clone());
-            // The source notices what goes wrong on a circuit.
-            async move {
-                let _ = end.answer(stream, peer).await;
-            }
-            .boxed()
-        }));
-        connection
-            .run(responder, |mut streams| async move {
-                streams.reserve().await?;
-                let _ = reserved.send(());
-                changes.wait_for(|phase| *phase == CLOSED).await?;
-                Ok(None)
-            })
-            .await
-            .context("target")
-    }
-
-    async fn answer(self, stream: Stream, peer: Peer) -> anyhow::Result<()> {
-        if !self.end_to_end {
-            return self.serve(stream).await;
-        }
-        let (_, inner) = Connection::upgrade_inbound(stream, self.bench.stack, &peer).await?;
-        let mut changes = self.stage.changes.clone();
-        let responder = Responder::new(&peer).accepting(
-            INNER_PROTOCOL,
-            Arc::new(move |stream| {
-                let end = self.clone();
-                async move {
-                    let _ = end.serve(stream).await;
-                }
-                .boxed()
-            }),
-        );
-        inner
-            .run(responder, |_streams| async move {
-                changes.wait_for(|phase| *phase == CLOSED).await?;
-                Ok(())
-            })
-            .await
-    }
-
-    async fn serve(&self, mut stream: Stream) -> anyhow::Result<()> {
-        let mut buffer = vec![0; BLOCK];
-        loop {
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                return Ok(());
-            }
-            self.stage.bytes.fetch_add(count as u64, Ordering::Relaxed);
-            if self.load == Load::PingPong {
-                stream.write_all(&buffer[..count]).await?;
-                stream.flush().await?;
-            }
-        }
-    }
-
-    async fn source(
-        self,
-        target: PeerId,
-        circuits: u16,
-        reserved: tokio::sync::oneshot::Receiver<()>,
-        ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Option<Latencies>> {
-        let bench = self.bench;
-        let peer = Peer::generate()?;
-        let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
-            .await
-            .context("source")?;
-        reserved.await.context("target has no reservation")?;
-        let responder = Responder::new(&peer);
-        let work = |mut streams: Streams| async move {
-            let mut running = FuturesUnordered::new();
-            for _ in 0..circuits {
-                let stream = streams.circuit(target).await?;
-                running.push(self.clone().load(stream, peer.clone(), ready.clone()));
-            }
-            drop(ready);
-            let mut latencies = Latencies::new();
-            while let Some(circuit) = running.next().await {
-                latencies.merge(&circuit?);
-            }
-            Ok(Some(latencies))
-        };
-        connection.run(responder, work).await.context("source")
-    }
-
-    async fn load(
-        self,
-        stream: Stream,
-        peer: Peer,
-        ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Latencies> {
-        if !self.end_to_end {
-            return self.drive(stream, ready).await;
-        }
-        let (_, inner) = Connection::upgrade_outbound(stream, self.bench.stack, &peer).await?;
-        inner
-            .run(Responder::new(&peer), |mut streams| async move {
-                let stream = streams.open(INNER_PROTOCOL).await?;
-                self.drive(stream, ready).await
-            })
-            .await
-            .context("inside the circuit")
-    }
-
-    async fn drive(
-        mut self,
-        mut stream: Stream,
-        ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Latencies> {
-        ready.send(()).await?;
-        drop(ready);
-        self.stage
-            .changes
-            .wait_for(|phase| *phase != SETTING_UP)
-            .await?;
-        let latencies = match self.load {
-            Load::Bulk => self.write_blocks(&mut stream).await?,
-            Load::PingPong => self.ping_pong(&mut stream).await?,
-        };
-        stream.close().await?;
-        Ok(latencies)
-    }
-
-    async fn write_blocks(&self, stream: &mut Stream) -> anyhow::Result<Latencies> {
-        let block = vec![0x5a; BLOCK];
-        while self.stage.phase.load(Ordering::Relaxed) != STOPPED {
-            stream.write_all(&block).await?;
-        }
-        Ok(Latencies::new())
-    }
-
-    async fn ping_pong(&self, stream: &mut Stream) -> anyhow::Result<Latencies> {
-        let mut latencies = Latencies::new();
-        let ping = [0x5a; PING];
-        let mut pong = [0; PING];
-        loop {
-            let phase = self.stage.phase.load(Ordering::Relaxed);
-            if phase == STOPPED {
-                return Ok(latencies);
-            }
-            let started = Instant::now();
-            stream.write_all(&ping).await?;
-            stream.flush().await?;
-            stream.read_exact(&mut pong).await?;
-            if phase == MEASURING {
-                latencies.record(started.elapsed());
-            }
-        }
     }
 }
 
