@@ -153,7 +153,7 @@ impl Egress {
     /// Tells whom to wake. Called by the connection's task at its first poll:
     /// a task has one waker for its life.
     pub(super) fn set_waker(&self, waker: &Waker) {
-        let _ = self.waker.set(waker.clone());
+        self.waker.get_or_init(|| waker.clone());
     }
 
     /// What the task was woken for since it last asked.
