@@ -1,0 +1,300 @@
+//! Upgrades over in-memory pipes with paused time, and against rust-libp2p
+//! over loopback.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt};
+use libp2p::core::Endpoint;
+use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt};
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent};
+use libp2p::core::upgrade::Version;
+use libp2p::{Transport, noise, tcp, yamux};
+use libp2p_identity::Keypair;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::clock;
+use crate::engine::record::{HEADER_LEN, TAG_LEN};
+
+fn context() -> UpgradeContext {
+    context_of(&Identity::generate(), &Muxer::ALL)
+}
+
+fn context_of(identity: &Identity, muxers: &[Muxer]) -> UpgradeContext {
+    UpgradeContext::new(identity, muxers).unwrap()
+}
+
+#[tokio::test]
+async fn both_roles_meet_even_through_the_narrowest_pipe() {
+    let identities = [Identity::generate(), Identity::generate()];
+    let [ours, theirs] = [0, 1].map(|side| context_of(&identities[side], &Muxer::ALL));
+    for width in [1, 2, 50, 4096] {
+        let (near, far) = duplex(width);
+        let (a, b) = tokio::try_join!(accept_on(near, &ours), dial_on(far, &theirs)).unwrap();
+        assert_eq!(a.peer_id, identities[1].peer_id());
+        assert_eq!(b.peer_id, identities[0].peer_id());
+        assert_eq!((a.muxer, b.muxer), (Muxer::Yamux, Muxer::Yamux));
+    }
+}
+
+/// How an upgrade by `accept` ends, and after how much (virtual) time, when
+/// this is what the peer does with its end.
+async fn ends<F: Future<Output = ()>>(
+    peer: impl FnOnce(DuplexStream) -> F,
+) -> (&'static str, Duration) {
+    let context = context();
+    let (near, far) = duplex(64 * 1024);
+    let start = clock::now();
+    let (outcome, ()) = tokio::join!(accept_on(near, &context), async {
+        // The far end lives as long as the upgrade, unless the peer drops it.
+        tokio::time::timeout(2 * DEFAULT_TIMEOUT, peer(far))
+            .await
+            .unwrap_or_default();
+    });
+    let elapsed = match &outcome {
+        Err(UpgradeError::Timeout(after)) => *after,
+        Ok(_) | Err(_) => clock::now() - start,
+    };
+    (outcome.map(|_| ()).unwrap_err().label(), elapsed)
+}
+
+const OPENING: &[u8] = b"\x13/multistream/1.0.0\n\x07/noise\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_cut_off_at_the_deadline() {
+    let silent = |far: DuplexStream| async move {
+        std::future::pending::<()>().await;
+        drop(far);
+    };
+    let context = context();
+    let (near, _far) = duplex(64);
+    let start = clock::now();
+    let outcome = accept_on(near, &context).await;
+    assert!(matches!(outcome, Err(UpgradeError::Timeout(_))));
+    let late = clock::now() - start - DEFAULT_TIMEOUT;
+    assert!(late < Duration::from_millis(10), "{late:?}");
+    assert_eq!(ends(silent).await, ("timeout", DEFAULT_TIMEOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_dribble_in_do_not_move_the_deadline() {
+    let dribble = |mut far: DuplexStream| async move {
+        for byte in OPENING.iter().cycle() {
+            if far.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    assert_eq!(ends(dribble).await, ("timeout", DEFAULT_TIMEOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stops_after_message_1_is_cut_off() {
+    let stop = |mut far: DuplexStream| async move {
+        far.write_all(OPENING).await.unwrap();
+        far.write_all(&[&[0, 32][..], &[9; 32]].concat())
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        far.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(OPENING) && answer.len() > OPENING.len() + 100);
+    };
+    assert_eq!(ends(stop).await, ("timeout", DEFAULT_TIMEOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_told_apart_and_end_at_once() {
+    let send = |bytes: Vec<u8>| {
+        move |mut far: DuplexStream| async move {
+            far.write_all(&bytes).await.unwrap();
+            far.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    };
+    let leave = |bytes: Vec<u8>| {
+        move |mut far: DuplexStream| async move {
+            far.write_all(&bytes).await.unwrap();
+        }
+    };
+    let at_once = |label| (label, Duration::ZERO);
+    assert_eq!(ends(leave(Vec::new())).await, at_once("eof"));
+    assert_eq!(ends(leave(OPENING[..9].to_vec())).await, at_once("eof"));
+    assert_eq!(ends(send(vec![0])).await, at_once("multistream"));
+    assert_eq!(
+        ends(send([OPENING, &[0, 3, 1, 2, 3]].concat())).await,
+        at_once("noise")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_peer_gets_no_further_byte() {
+    let context = context();
+    let (near, mut far) = duplex(4096);
+    far.write_all(&[OPENING, &[0, 3, 1, 2, 3]].concat())
+        .await
+        .unwrap();
+    assert!(accept_on(near, &context).await.is_err());
+    let mut answer = Vec::new();
+    far.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"");
+}
+
+#[test]
+fn every_failure_has_a_listed_label() {
+    use crate::engine::negotiate::NegotiateError;
+    use crate::engine::record::RecordError;
+    let negotiation = NegotiateError::NoAgreement;
+    let failures = [
+        UpgradeError::Timeout(DEFAULT_TIMEOUT),
+        UpgradeError::Eof,
+        UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
+        HandshakeError::Security(negotiation).into(),
+        HandshakeError::Over.into(),
+        HandshakeError::IdentityKey.into(),
+        HandshakeError::Signature.into(),
+        HandshakeError::Record(RecordError::Authentication).into(),
+        HandshakeError::Muxer(negotiation).into(),
+    ];
+    assert_eq!(failures.map(|f| f.label()), UpgradeError::LABELS);
+}
+
+// ---- rust-libp2p ----
+
+type Foreign = Boxed<(PeerId, StreamMuxerBox)>;
+
+fn foreign(key: &Keypair, version: Version, muxer: Muxer) -> Foreign {
+    let builder = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(version)
+        .authenticate(noise::Config::new(key).unwrap());
+    match muxer {
+        Muxer::Yamux => builder.multiplex(yamux::Config::default()).boxed(),
+        Muxer::Mplex => builder.multiplex(libp2p_mplex::Config::new()).boxed(),
+    }
+}
+
+/// Answers the first two bytes of the first stream with `pong`.
+async fn serve_one_stream(mut muxer: StreamMuxerBox) {
+    let mut serving: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+    poll_fn(|cx| {
+        while muxer.poll_unpin(cx).is_ready() {}
+        if serving.is_none()
+            && let Poll::Ready(stream) = muxer.poll_inbound_unpin(cx)
+        {
+            let mut stream = stream.unwrap();
+            serving = Some(Box::pin(async move {
+                let mut ping = [0; 2];
+                stream.read_exact(&mut ping).await.unwrap();
+                assert_eq!(&ping, b"hi");
+                stream.write_all(b"pong").await.unwrap();
+                stream.flush().await.unwrap();
+                std::future::pending::<()>().await;
+            }));
+        }
+        match &mut serving {
+            Some(serving) => serving.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Opens a stream by hand, says `hi` on it and awaits `pong`.
+async fn open_one_stream(mut up: Upgraded, stream: u8) {
+    let frames = match up.muxer {
+        Muxer::Yamux => vec![0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, 2, b'h', b'i'],
+        Muxer::Mplex => vec![0, 0, 2, 2, b'h', b'i'],
+    };
+    let mut record = vec![0; HEADER_LEN];
+    record.extend(frames);
+    record.extend([0; TAG_LEN]);
+    up.seal.seal(&mut record).unwrap();
+    up.socket.write_all(&record).await.unwrap();
+
+    let mut heard = up.plaintext;
+    let mut pending = up.ciphertext;
+    while !heard.windows(4).any(|window| window == b"pong") {
+        if let [high, low, rest @ ..] = &mut pending[..]
+            && let length = usize::from(u16::from_be_bytes([*high, *low]))
+            && rest.len() >= length
+        {
+            heard.extend_from_slice(up.open.open(&mut rest[..length]).unwrap());
+            pending.drain(..HEADER_LEN + length);
+        } else {
+            assert_ne!(up.socket.read_buf(&mut pending).await.unwrap(), 0);
+        }
+    }
+}
+
+const VERSIONS: [Version; 2] = [Version::V1, Version::V1Lazy];
+
+#[tokio::test]
+async fn rust_libp2p_dials_us() {
+    for (version, muxer) in VERSIONS.map(|v| Muxer::ALL.map(|m| (v, m))).concat() {
+        let identity = Identity::generate();
+        let context = context_of(&identity, &Muxer::ALL);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let key = Keypair::generate_ed25519();
+        let dial = foreign(&key, version, muxer).dial(
+            format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap(),
+            DialOpts {
+                role: Endpoint::Dialer,
+                port_use: PortUse::New,
+            },
+        );
+        let peer = tokio::spawn(async move {
+            let (peer_id, muxer) = dial.unwrap().await.unwrap();
+            assert_eq!(peer_id, identity.peer_id());
+            serve_one_stream(muxer).await;
+        });
+        let (socket, _) = listener.accept().await.unwrap();
+        let up = accept(socket, &context).await.unwrap();
+        assert_eq!(up.peer_id, key.public().to_peer_id());
+        assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+        open_one_stream(up, 2).await;
+        peer.abort();
+    }
+}
+
+#[tokio::test]
+async fn we_dial_rust_libp2p() {
+    for (version, muxer) in VERSIONS.map(|v| Muxer::ALL.map(|m| (v, m))).concat() {
+        let identity = Identity::generate();
+        let context = context_of(&identity, &Muxer::ALL);
+        let key = Keypair::generate_ed25519();
+        let mut transport = foreign(&key, version, muxer);
+        transport
+            .listen_on(ListenerId::next(), "/ip4/127.0.0.1/tcp/0".parse().unwrap())
+            .unwrap();
+        let Some(TransportEvent::NewAddress { listen_addr, .. }) = transport.next().await else {
+            panic!("no address");
+        };
+        let port = listen_addr
+            .to_string()
+            .rsplit('/')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let us = identity.peer_id();
+        let peer = tokio::spawn(async move {
+            let Some(TransportEvent::Incoming { upgrade, .. }) = transport.next().await else {
+                panic!("no connection");
+            };
+            let (peer_id, muxer) = upgrade.await.unwrap();
+            assert_eq!(peer_id, us);
+            serve_one_stream(muxer).await;
+        });
+        let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let up = dial(socket, &context).await.unwrap();
+        assert_eq!(up.peer_id, key.public().to_peer_id());
+        assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+        open_one_stream(up, 1).await;
+        peer.abort();
+    }
+}
