@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic now.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader")]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -18,6 +19,7 @@ pub fn unix_seconds() -> u64 {
     since_epoch().as_secs()
 }
 
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader")]
 fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

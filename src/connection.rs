@@ -1,1 +1,27 @@
-//! connection
+//! A connection: authenticated, multiplexed, and driven by one task that
+//! sleeps on readability.
+//!
+//! The task owns what comes in (keys to open with, the half-read record, the
+//! stream table); what goes out belongs to the [`egress`], which any thread
+//! may append to. Nothing is buffered while it sleeps: a read pass borrows its
+//! thread's buffer, opens records and parses frames in place, hands payload on
+//! as slices, and flushes each connection it touched once at its end.
+//!
+//! ```text
+//! socket ─ read pass ─ record ─ demux ─ stream ─┬─ service ── own egress
+//!                                               └─ circuit ── other's egress
+//! ```
+
+mod circuit;
+pub mod context;
+mod egress;
+mod outbound;
+mod pool;
+mod read_pass;
+mod serve;
+mod stream;
+mod task;
+
+pub use context::{Context, Remote};
+pub use egress::CreditOverflow;
+pub use task::{Closed, Connection, Handover, Leftover};

@@ -1,1 +1,10 @@
-fn main() {}
+//! The program: arguments in, exit code out. Everything else is the library's.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    waystation::app::cli::main()
+}

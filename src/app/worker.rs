@@ -1,0 +1,196 @@
+//! A worker: one thread, one runtime, its own listening sockets, and the
+//! connections that it accepted.
+//!
+//! A connection stays on the worker that accepted it, so that its task is
+//! never moved or stolen and one wake-up serves all sockets that are ready.
+//! Workers meet only in the egress of a connection and in shared state.
+
+use std::{io, net::SocketAddr, sync::Arc, thread};
+
+use tokio::{net::TcpStream, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{HEARTBEAT_EVERY, Heartbeat},
+    clock,
+    connection::{Connection, Context, Handover, Remote},
+    engine::{demux::Side, muxer::Muxer},
+    listener::{AcceptEvent, WorkerSocket, accept_loop},
+    metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
+    state::limits::{Limits, SocketPermit},
+    upgrade::{self, UpgradeContext, Upgraded},
+};
+
+use super::supervisor::Supervisor;
+
+/// What every worker works with.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) context: Arc<Context>,
+    pub(super) upgrade: Arc<UpgradeContext>,
+    pub(super) limits: Arc<Limits>,
+    /// Ends accepting.
+    pub(super) accepting: CancellationToken,
+    /// Ends the worker.
+    pub(super) running: CancellationToken,
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// If the system has no thread or no runtime for it.
+pub(super) fn start(
+    index: usize,
+    sockets: Vec<WorkerSocket>,
+    heartbeat: Heartbeat,
+    shared: Shared,
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || runtime.block_on(run(sockets, heartbeat, shared)))
+}
+
+async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
+    let supervisor = Supervisor::default();
+    for socket in sockets {
+        let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
+        supervisor.spawn("acceptor", accept(socket, supervisor_, shared_));
+    }
+    let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            // Both are cancel-safe: a tick that is missed is made up for.
+            () = shared.running.cancelled() => break,
+            _ = ticks.tick() => heartbeat.beat(clock::now()),
+        }
+    }
+    // What is left ends with the runtime: connections say goodbye when their
+    // tasks are dropped.
+}
+
+async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
+    let local = socket.local();
+    let metrics = Arc::clone(&shared.context.metrics.listener);
+    let observe = move |event| match event {
+        AcceptEvent::Admitted => {}
+        AcceptEvent::Refused(refusal) => metrics.socket_refused(refusal.label()),
+        AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
+    };
+    let (limits, accepting) = (Arc::clone(&shared.limits), shared.accepting.clone());
+    let on_socket = move |socket, remote, permit| {
+        let guard = shared.context.metrics.listener.socket_accepted();
+        let timer = shared.context.metrics.upgrade.started(clock::now());
+        let socket = Socket {
+            socket,
+            remote,
+            permit,
+            guard,
+            timer,
+        };
+        let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
+        supervisor.spawn("upgrade", socket.upgrade(supervisor_, shared_));
+    };
+    if let Err(error) = accept_loop(socket, limits, observe, on_socket, accepting).await {
+        tracing::error!(%local, %error, "cannot accept on this address");
+    }
+}
+
+/// An admitted socket, not yet a connection.
+struct Socket {
+    socket: TcpStream,
+    remote: SocketAddr,
+    permit: SocketPermit,
+    guard: SocketGuard,
+    timer: UpgradeTimer,
+}
+
+impl Socket {
+    async fn upgrade(self, supervisor: Supervisor, shared: Shared) {
+        let Self {
+            socket,
+            remote,
+            permit,
+            guard,
+            timer,
+        } = self;
+        // Boxed: this future is large, and a connection's task must not be.
+        let upgraded = tokio::select! {
+            biased;
+            // Nothing is owed to a socket that is not a connection yet.
+            () = shared.running.cancelled() => return,
+            upgraded = Box::pin(upgrade::accept(socket, &shared.upgrade)) => upgraded,
+        };
+        match upgraded {
+            Ok(upgraded) => {
+                let labels = labels(&upgraded, remote);
+                timer.completed(labels, clock::now());
+                drop(guard);
+                let remote = Remote {
+                    peer: upgraded.peer_id,
+                    address: remote,
+                };
+                let guard = shared
+                    .context
+                    .metrics
+                    .connections
+                    .opened(labels, clock::now());
+                let (connection, leftover) = Connection::new(
+                    shared.context,
+                    remote,
+                    Handover {
+                        socket: upgraded.socket,
+                        muxer: upgraded.muxer,
+                        side: Side::Listener,
+                        seal: upgraded.seal,
+                        open: upgraded.open,
+                        plaintext: upgraded.plaintext,
+                        ciphertext: upgraded.ciphertext,
+                    },
+                    permit.authenticated(),
+                    guard,
+                );
+                supervisor.spawn("connection", drive(connection, leftover));
+            }
+            Err(error) => {
+                tracing::debug!(%remote, %error, "upgrade failed");
+                timer.failed(error.label(), clock::now());
+            }
+        }
+    }
+}
+
+fn drive(
+    mut connection: Connection,
+    leftover: crate::connection::Leftover,
+) -> impl Future<Output = ()> + Send {
+    // What came behind the handshake is worked through here, so that it is not
+    // part of the task for the connection's whole life.
+    let begun = connection.begin(leftover);
+    async move {
+        let closed = match begun {
+            Ok(()) => connection.run().await,
+            Err(closed) => closed,
+        };
+        connection.end(closed);
+    }
+}
+
+fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
+    ConnectionLabels {
+        direction: Direction::Inbound,
+        transport: Transport::Tcp,
+        security: Security::Noise,
+        muxer: match upgraded.muxer {
+            Muxer::Yamux => metrics::Muxer::Yamux,
+            Muxer::Mplex => metrics::Muxer::Mplex,
+        },
+        early_muxer: upgraded.early_muxer,
+        ip_version: remote.ip().into(),
+    }
+}

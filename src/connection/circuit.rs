@@ -1,0 +1,407 @@
+//! Circuits, as the connections at their ends see them.
+//!
+//! A running circuit is two stream entries that point at each other. What is
+//! read on one is appended to the other's egress in the same pass, counted
+//! against the circuit's budget. Credit for it comes back from there when the
+//! bytes have left, so a circuit holds at most one window in each direction.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::engine::budget::Budget;
+use crate::metrics::{CircuitMetrics, Service};
+use crate::service::hop::{Asker, Refusal, Request};
+use crate::service::stop::{Offer, PATIENCE};
+use crate::state::{
+    circuits::{Circuit, CircuitId, EndCause},
+    leg::{Command, Effects, Leg, Link, StreamKey, reset_code},
+};
+use crate::wire::relay::{Status, encode_hop_status};
+
+use super::{
+    egress::SendHalf,
+    read_pass::Pass,
+    stream::{Entry, Handler, Origin},
+    task::Connection,
+};
+
+/// How long the last bytes before a limit may take to be delivered.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Which end of a circuit a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+impl End {
+    /// The cause when this end's stream is reset by its peer.
+    fn reset(self) -> EndCause {
+        match self {
+            Self::Source => EndCause::SourceReset,
+            Self::Destination => EndCause::DestinationReset,
+        }
+    }
+
+    /// The cause when this end's connection goes.
+    pub(super) fn closed(self) -> EndCause {
+        match self {
+            Self::Source => EndCause::SourceClosed,
+            Self::Destination => EndCause::DestinationClosed,
+        }
+    }
+}
+
+/// One end of a running circuit.
+pub(super) struct Bound {
+    pub(super) circuit: Arc<Circuit>,
+    pub(super) end: End,
+    out: Leg,
+    budget: Budget,
+}
+
+/// Why a circuit cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The other end is not there any more.
+    Gone,
+    /// This direction has carried all that it may.
+    ByteLimit,
+}
+
+impl Bound {
+    fn new(circuit: Arc<Circuit>, end: End, out: Leg) -> Self {
+        let budget = Budget::new(circuit.bytes_max());
+        Self {
+            circuit,
+            end,
+            out,
+            budget,
+        }
+    }
+
+    /// Passes bytes on to the other end.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        payload: &[u8],
+        metrics: &CircuitMetrics,
+        effects: &mut Effects,
+    ) -> Result<(), Broken> {
+        let admitted = self.budget.admit(payload.len());
+        if admitted.bytes > 0 {
+            self.out
+                .link
+                .carry(self.out.stream, &payload[..admitted.bytes], effects)
+                .map_err(|_| Broken::Gone)?;
+            match self.end {
+                End::Source => metrics.relayed_to_destination(admitted.bytes),
+                End::Destination => metrics.relayed_to_source(admitted.bytes),
+            }
+        }
+        if admitted.exhausted {
+            return Err(Broken::ByteLimit);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, effects: &mut Effects) {
+        self.out.link.finish(self.out.stream, effects);
+    }
+
+    /// Resets the other end, at once or behind what it was given.
+    fn reset_other(&self, code: u32, drain: bool, effects: &mut Effects) {
+        if drain {
+            let draining = Command::Draining(self.out.stream);
+            // If the other end's connection has ended there is nothing to
+            // drain.
+            let _ = self.out.link.deliver(draining);
+        }
+        self.out.link.reset(self.out.stream, code, drain, effects);
+    }
+}
+
+/// The source's end while the target is being asked.
+pub(super) struct Waiting {
+    circuit: Arc<Circuit>,
+    target: Arc<dyn Link>,
+    /// What the source sent behind its request: at most its window.
+    early: Vec<u8>,
+}
+
+impl Waiting {
+    /// Tells the target that the circuit is no longer wanted. One that has
+    /// left has let go of the offer itself.
+    pub(super) fn withdraw(&self) {
+        let withdrawn = Command::Withdraw(self.circuit.id());
+        let _ = self.target.deliver(withdrawn);
+    }
+
+    pub(super) fn keep(&mut self, payload: &[u8]) {
+        self.early.extend_from_slice(payload);
+    }
+}
+
+impl Connection {
+    /// Asks the target of a granted CONNECT.
+    pub(super) fn ask_target(
+        &mut self,
+        stream: StreamKey,
+        circuit: Arc<Circuit>,
+        target: Arc<dyn Link>,
+        early: &[u8],
+        pass: &mut Pass<'_>,
+    ) {
+        let offer = Command::Offer {
+            circuit: Arc::clone(&circuit),
+            source: self.leg(stream),
+        };
+        if target.deliver(offer).is_err() {
+            drop(circuit);
+            self.refuse_connect(stream, pass);
+            return;
+        }
+        let deadline = pass.now + PATIENCE + Duration::from_secs(1);
+        self.set_deadline(stream, Some(deadline));
+        if let Some(entry) = self.table.find_mut(stream) {
+            entry.handler = Handler::Waiting(Box::new(Waiting {
+                circuit,
+                target,
+                early: early.to_vec(),
+            }));
+        }
+    }
+
+    /// Takes up a circuit that another connection's peer asked for.
+    pub(super) fn offer(&mut self, circuit: Arc<Circuit>, source: Leg, pass: &mut Pass<'_>) {
+        pass.output.clear();
+        let offer = Offer::new(circuit, source, pass.output);
+        let stream = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop);
+        self.set_deadline(stream, Some(pass.now + PATIENCE));
+        self.send(stream, pass);
+    }
+
+    /// The target has accepted: its end is bound to the source's, and the
+    /// source is told. `rest` is what the target sent behind its answer.
+    pub(super) fn offer_accepted(
+        &mut self,
+        stream: StreamKey,
+        offer: Offer,
+        rest: &[u8],
+        pass: &mut Pass<'_>,
+    ) {
+        let Offer {
+            circuit, source, ..
+        } = offer;
+        let destination = self.leg(stream);
+        self.egress.attach(stream, source.clone());
+        let joined = Command::Joined {
+            stream: source.stream,
+            destination: destination.clone(),
+        };
+        pass.output.clear();
+        let limit = circuit.limit();
+        encode_hop_status(Status::Ok, None, limit.as_ref(), pass.output);
+        // First the command, then the answer: when the source's first bytes
+        // come, its connection already has the command or keeps them until
+        // it does.
+        let told = source.link.deliver(joined).is_ok()
+            && source
+                .link
+                .join(source.stream, pass.output, destination, pass.effects)
+                .is_ok();
+        if !told {
+            self.reset_stream(stream, reset_code::NONE, pass);
+            return;
+        }
+        circuit.started();
+        tracing::debug!(source = %circuit.source(), destination = %circuit.destination(), "circuit opened");
+        self.set_deadline(stream, circuit.deadline(pass.now));
+        let Some(entry) = self.table.find_mut(stream) else {
+            return;
+        };
+        entry.guard.serves(Service::Circuit);
+        let mut bound = Bound::new(circuit, End::Destination, source);
+        let metrics = &self.context.metrics.circuits;
+        let passed = bound.forward(rest, metrics, pass.effects);
+        entry.handler = Handler::Circuit(Box::new(bound));
+        if let Err(broken) = passed {
+            self.circuit_broken(stream, broken, pass);
+        }
+    }
+
+    /// The target's end is there: from now on bytes flow.
+    pub(super) fn joined(&mut self, stream: StreamKey, destination: Leg, pass: &mut Pass<'_>) {
+        let Some(entry) = self.table.find_mut(stream) else {
+            destination
+                .link
+                .reset(destination.stream, reset_code::NONE, false, pass.effects);
+            return;
+        };
+        let Handler::Waiting(_) = &entry.handler else {
+            return;
+        };
+        let Handler::Waiting(waiting) = std::mem::replace(&mut entry.handler, Handler::Spent)
+        else {
+            return;
+        };
+        let Waiting { circuit, early, .. } = *waiting;
+        let deadline = circuit.deadline(pass.now);
+        let mut bound = Bound::new(circuit, End::Source, destination);
+        let metrics = &self.context.metrics.circuits;
+        let passed = if early.is_empty() {
+            Ok(())
+        } else {
+            bound.forward(&early, metrics, pass.effects)
+        };
+        let finished = entry.finished;
+        if finished {
+            bound.finish(pass.effects);
+        }
+        entry.guard.serves(Service::Circuit);
+        entry.handler = Handler::Circuit(Box::new(bound));
+        self.set_deadline(stream, deadline);
+        if let Err(broken) = passed {
+            self.circuit_broken(stream, broken, pass);
+        }
+    }
+
+    /// The target did not take the circuit: tells the source.
+    pub(super) fn refuse_connect(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        pass.output.clear();
+        self.context.relay.refuse(
+            Refusal::ConnectionFailed,
+            Request::Connect,
+            self.asker(),
+            pass.output,
+        );
+        self.send(stream, pass);
+        self.finish_stream(stream, pass);
+    }
+
+    /// The source no longer wants the circuit on offer.
+    pub(super) fn withdraw(&mut self, id: CircuitId, pass: &mut Pass<'_>) {
+        let stream = self.table.iter_mut().find_map(|entry| {
+            let offered =
+                matches!(&entry.handler, Handler::Offer(offer) if offer.circuit.id() == id);
+            offered.then_some(entry.key)
+        });
+        if let Some(stream) = stream {
+            self.reset_stream(stream, reset_code::NONE, pass);
+        }
+    }
+
+    /// A circuit cannot go on: resets both of its streams.
+    pub(super) fn circuit_broken(
+        &mut self,
+        stream: StreamKey,
+        broken: Broken,
+        pass: &mut Pass<'_>,
+    ) {
+        let Some(entry) = self.table.find_mut(stream) else {
+            return;
+        };
+        let Handler::Circuit(bound) = &entry.handler else {
+            return;
+        };
+        let code = match broken {
+            Broken::Gone => reset_code::NONE,
+            Broken::ByteLimit => {
+                bound.circuit.ended(EndCause::ByteLimit);
+                bound.reset_other(reset_code::RESOURCE_LIMIT, true, pass.effects);
+                reset_code::RESOURCE_LIMIT
+            }
+        };
+        if self.egress.reset_own(stream, code, pass.effects) == SendHalf::Ended {
+            self.context.metrics.streams.reset_by_us();
+            if let Some(entry) = self.take_entry(stream) {
+                if broken == Broken::Gone {
+                    self.let_go(entry, None, pass.effects);
+                }
+            }
+        }
+    }
+
+    /// The peer has ended its direction of a circuit.
+    pub(super) fn circuit_finished(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        let Some(entry) = self.table.find_mut(stream) else {
+            return;
+        };
+        if let Handler::Circuit(bound) = &entry.handler {
+            bound.finish(pass.effects);
+        }
+        if self.egress.receive_closed(stream) == SendHalf::Ended {
+            if let Some(entry) = self.take_entry(stream) {
+                if let Handler::Circuit(bound) = &entry.handler {
+                    bound.circuit.ended(EndCause::Finished);
+                }
+            }
+        }
+    }
+
+    /// Lets go of what an entry had to do with other connections. Without a
+    /// cause, the one for a reset by this connection's peer is told.
+    pub(super) fn let_go(&self, entry: Entry, cause: Option<EndCause>, effects: &mut Effects) {
+        match entry.handler {
+            Handler::Circuit(bound) => {
+                bound
+                    .circuit
+                    .ended(cause.unwrap_or_else(|| bound.end.reset()));
+                bound.reset_other(reset_code::NONE, false, effects);
+            }
+            Handler::Waiting(waiting) => waiting.withdraw(),
+            Handler::Offer(offer) => {
+                let stream = offer.source.stream;
+                let _ = offer.source.link.deliver(Command::Refused { stream });
+            }
+            Handler::Negotiating(_)
+            | Handler::Ping(_)
+            | Handler::Push(_)
+            | Handler::Hop(_)
+            | Handler::Question(_)
+            | Handler::Spent => {}
+        }
+    }
+
+    /// Opens a stream of ours.
+    pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> StreamKey {
+        let stream = self.egress.open_stream();
+        let mut guard = self
+            .context
+            .metrics
+            .streams
+            .opened(crate::metrics::Direction::Outbound);
+        guard.serves(service);
+        self.table
+            .insert(Entry::new(stream, Origin::Us, handler, guard));
+        stream
+    }
+
+    pub(super) fn asker(&self) -> Asker {
+        Asker {
+            peer: self.remote.peer,
+            address: self.remote.address.ip(),
+            connection: self.id,
+        }
+    }
+
+    /// Sees to it that a stream being drained ends.
+    pub(super) fn draining(&mut self, stream: StreamKey, now: Instant) {
+        let Some(entry) = self.table.find_mut(stream) else {
+            return;
+        };
+        let limit = now + DRAIN_MAX;
+        let deadline = entry.deadline.map_or(limit, |deadline| deadline.min(limit));
+        self.set_deadline(stream, Some(deadline));
+    }
+
+    fn leg(&self, stream: StreamKey) -> Leg {
+        Leg {
+            link: Arc::clone(&self.egress) as Arc<dyn Link>,
+            stream,
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The one way to write to a connection: a short lock around the batch and
+//! each stream's sending half.
+//!
+//! Anyone with the connection's handle appends frames; they land where they
+//! will be sealed. [`Link::flush`] takes the whole batch, lets the lock go,
+//! seals and writes it, and comes back for what was appended meanwhile, so
+//! frames of many circuits and many small writes share a record and a system
+//! call while a lone small write leaves at once. When the socket is full the
+//! rest waits for writability, which the connection's own task sees to.
+//!
+//! Bounds: the batch stops taking circuit and service bytes at
+//! [`HIGH_WATER`]; what is over waits in its stream's queue (at most
+//! [`QUEUE_MAX`]); a peer that makes us answer without reading is dropped at
+//! [`HARD_MAX`].
+
+mod streams;
+mod write;
+
+use std::{
+    mem,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::Waker,
+};
+
+use parking_lot::Mutex;
+
+use crate::engine::{batch::Batch, demux::Side, frames, muxer::Muxer, record::SealKey};
+use crate::metrics::EgressMetrics;
+use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
+use crate::wire::yamux::GoAwayCode;
+
+pub use streams::CreditOverflow;
+pub(super) use streams::SendHalf;
+use streams::{After, SendStream};
+use write::{Outcome, Writer};
+
+/// Batch size above which stream bytes queue up with their stream.
+const HIGH_WATER: usize = 256 * 1024;
+
+/// Batch size at which a peer that asks and does not read is given up: room
+/// above the high-water mark for frames that may not wait (answers to pings,
+/// window updates, resets).
+const HARD_MAX: usize = HIGH_WATER + 96 * 1024;
+
+/// Most bytes that may wait for one stream: a window, and one read pass on
+/// top for mplex sources, which are stopped only between passes.
+pub(super) const QUEUE_MAX: usize = 640 * 1024;
+
+/// Most offers of circuits that may wait in an inbox.
+const OFFERS_MAX: usize = 64;
+
+/// What the connection's task is being woken for.
+pub(super) mod signal {
+    /// The inbox has commands.
+    pub(crate) const INBOX: u8 = 1;
+    /// The socket is full: wait for writability, then flush.
+    pub(crate) const BLOCKED: u8 = 2;
+    /// Writing failed: the connection is over.
+    pub(crate) const FAILED: u8 = 4;
+    /// A held stream has credit again.
+    pub(crate) const RESUME: u8 = 8;
+}
+
+/// A connection's sending half.
+pub(super) struct Egress {
+    muxer: Muxer,
+    me: Weak<Egress>,
+    metrics: Arc<EgressMetrics>,
+    waker: OnceLock<Waker>,
+    signals: AtomicU8,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    /// Not here while a flush is under way on some thread.
+    writer: Option<Box<Writer>>,
+    batch: Batch,
+    /// Bytes in the batch whose credit is owed once they have left.
+    carried: Vec<(StreamKey, u32)>,
+    /// Sorted by id.
+    streams: Vec<SendStream>,
+    /// Streams with a queue.
+    queued: u32,
+    /// Where the next refill begins, so that queues take turns.
+    turn: u32,
+    generation: u32,
+    next_local: u64,
+    /// Somebody has this connection on the list of what to flush.
+    touched: bool,
+    blocked: bool,
+    /// A stream of this connection holds up reading until it has credit.
+    holding: bool,
+    offers: u16,
+    inbox: Vec<Command>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Nothing more is taken; what is in the batch still goes out.
+    Closing,
+    Closed,
+}
+
+impl Egress {
+    /// The sending half of a connection that was just upgraded.
+    pub(super) fn new(
+        muxer: Muxer,
+        side: Side,
+        seal: SealKey,
+        socket: tokio::net::tcp::OwnedWriteHalf,
+        metrics: Arc<EgressMetrics>,
+    ) -> Arc<Self> {
+        let next_local = match (muxer, side) {
+            (Muxer::Yamux, Side::Dialer) => 1,
+            (Muxer::Yamux, Side::Listener) => 2,
+            (Muxer::Mplex, _) => 0,
+        };
+        Arc::new_cyclic(|me| Self {
+            muxer,
+            me: Weak::clone(me),
+            metrics,
+            waker: OnceLock::new(),
+            signals: AtomicU8::new(0),
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                writer: Some(Box::new(Writer::new(seal, socket))),
+                batch: Batch::default(),
+                carried: Vec::new(),
+                streams: Vec::new(),
+                queued: 0,
+                turn: 0,
+                generation: 0,
+                next_local,
+                touched: false,
+                blocked: false,
+                holding: false,
+                offers: 0,
+                inbox: Vec::new(),
+            }),
+        })
+    }
+
+    /// The muxer that frames are written for.
+    pub(super) fn muxer(&self) -> Muxer {
+        self.muxer
+    }
+
+    /// Tells whom to wake. Called by the connection's task at its first poll:
+    /// a task has one waker for its life.
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone());
+    }
+
+    /// What the task was woken for since it last asked.
+    pub(super) fn take_signals(&self) -> u8 {
+        if self.signals.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.signals.swap(0, Ordering::AcqRel)
+    }
+
+    /// The commands that have arrived, in order.
+    pub(super) fn take_inbox(&self) -> Vec<Command> {
+        let mut state = self.state.lock();
+        state.offers = 0;
+        mem::take(&mut state.inbox)
+    }
+
+    /// Writes on after the socket has become writable.
+    pub(super) fn writable(&self, effects: &mut Effects) {
+        self.state.lock().blocked = false;
+        self.flush(effects);
+    }
+
+    /// Answers a keep-alive question.
+    pub(super) fn pong(&self, value: u32, effects: &mut Effects) {
+        self.control(effects, |batch| frames::pong(value, batch));
+    }
+
+    /// Asks the peer for a sign of life (yamux only).
+    pub(super) fn ping(&self, value: u32, effects: &mut Effects) {
+        self.control(effects, |batch| frames::ping(value, batch));
+    }
+
+    /// Takes nothing more, says goodbye, and writes what the socket takes.
+    /// Commands that have not been acted upon come back.
+    pub(super) fn close(&self, code: GoAwayCode, effects: &mut Effects) -> Vec<Command> {
+        {
+            let mut state = self.state.lock();
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closing;
+                state.reserve(64);
+                frames::go_away(self.muxer, code, &mut state.batch);
+            }
+        }
+        self.flush(effects);
+        let mut state = self.state.lock();
+        state.phase = Phase::Closed;
+        // A flush on another thread drops the writer when it finds this phase.
+        state.writer = None;
+        state.streams = Vec::new();
+        state.queued = 0;
+        mem::take(&mut state.inbox)
+    }
+
+    fn control(&self, effects: &mut Effects, frame: impl FnOnce(&mut Batch)) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.reserve(64);
+        frame(&mut state.batch);
+        if state.batch.len() > HARD_MAX {
+            state.phase = Phase::Closing;
+            drop(state);
+            self.signal(signal::FAILED);
+            return;
+        }
+        self.touch(&mut state, effects);
+    }
+
+    fn touch(&self, state: &mut State, effects: &mut Effects) {
+        if !state.touched && !state.blocked {
+            if let Some(me) = self.me.upgrade() {
+                state.touched = true;
+                effects.touch(me);
+            }
+        }
+    }
+
+    fn signal(&self, bits: u8) {
+        if self.signals.fetch_or(bits, Ordering::AcqRel) & bits != bits {
+            if let Some(waker) = self.waker.get() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// The stream has ended in both directions: its task is to forget it.
+    fn forget(&self, state: &mut State, stream: StreamKey) {
+        state.inbox.push(Command::Forget(stream));
+        self.signal(signal::INBOX);
+    }
+}
+
+impl Link for Egress {
+    fn carry(&self, stream: StreamKey, payload: &[u8], effects: &mut Effects) -> Result<(), Gone> {
+        let mut state = self.state.lock();
+        let index = state.find(stream)?;
+        state.push(self.muxer, index, payload)?;
+        self.touch(&mut state, effects);
+        Ok(())
+    }
+
+    fn grant(&self, stream: StreamKey, bytes: u32, effects: &mut Effects) {
+        let mut state = self.state.lock();
+        let Ok(index) = state.find(stream) else {
+            return;
+        };
+        state.streams[index].granted += bytes;
+        match self.muxer {
+            Muxer::Yamux => {
+                let greeting = state.streams[index].greet();
+                state.reserve(64);
+                frames::credit(self.muxer, stream.id, greeting, bytes, &mut state.batch);
+                self.touch(&mut state, effects);
+            }
+            Muxer::Mplex => {
+                if mem::take(&mut state.holding) {
+                    drop(state);
+                    self.signal(signal::RESUME);
+                }
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        stream: StreamKey,
+        first: &[u8],
+        upstream: Leg,
+        effects: &mut Effects,
+    ) -> Result<(), Gone> {
+        let mut state = self.state.lock();
+        let index = state.find(stream)?;
+        state.push(self.muxer, index, first)?;
+        state.streams[index].upstream = Some(upstream);
+        self.touch(&mut state, effects);
+        Ok(())
+    }
+
+    fn finish(&self, stream: StreamKey, effects: &mut Effects) {
+        let mut state = self.state.lock();
+        let Ok(index) = state.find(stream) else {
+            return;
+        };
+        if state.end(self.muxer, index, After::Finish) {
+            self.forget(&mut state, stream);
+        }
+        self.touch(&mut state, effects);
+    }
+
+    fn reset(&self, stream: StreamKey, code: u32, drain: bool, effects: &mut Effects) {
+        let mut state = self.state.lock();
+        let Ok(index) = state.find(stream) else {
+            return;
+        };
+        if !drain {
+            state.clear_queue(index);
+        }
+        if state.end(self.muxer, index, After::Reset(code)) {
+            self.forget(&mut state, stream);
+        }
+        self.touch(&mut state, effects);
+    }
+
+    fn flush(&self, effects: &mut Effects) {
+        loop {
+            let (mut writer, batch) = {
+                let mut state = self.state.lock();
+                state.touched = false;
+                if state.blocked || state.idle() {
+                    return;
+                }
+                let Some(mut writer) = state.writer.take() else {
+                    // Another thread is writing and will come back for this.
+                    return;
+                };
+                // What the socket has refused goes first; until it has left,
+                // new frames join the batch instead of a queue behind it.
+                if writer.has_pending() {
+                    (writer, Batch::default())
+                } else {
+                    mem::swap(&mut writer.carried, &mut state.carried);
+                    (writer, mem::take(&mut state.batch))
+                }
+            };
+            let outcome = writer.write(batch, &self.metrics);
+            if !self.settle_write(writer, outcome, effects) {
+                return;
+            }
+        }
+    }
+
+    fn deliver(&self, command: Command) -> Result<(), Command> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Err(command);
+        }
+        if matches!(command, Command::Offer { .. }) {
+            if usize::from(state.offers) >= OFFERS_MAX {
+                return Err(command);
+            }
+            state.offers += 1;
+        }
+        state.inbox.push(command);
+        drop(state);
+        self.signal(signal::INBOX);
+        Ok(())
+    }
+}
+
+impl Egress {
+    /// Takes the writer back after a write; whether to go on with another.
+    fn settle_write(&self, writer: Box<Writer>, outcome: Outcome, effects: &mut Effects) -> bool {
+        let mut state = self.state.lock();
+        let closed = state.phase == Phase::Closed;
+        match outcome {
+            Outcome::Failed => {
+                state.phase = Phase::Closed;
+                drop(state);
+                drop(writer);
+                self.signal(signal::FAILED);
+                false
+            }
+            Outcome::Full if !closed => {
+                state.blocked = true;
+                state.writer = Some(writer);
+                drop(state);
+                self.metrics.socket_full();
+                self.signal(signal::BLOCKED);
+                false
+            }
+            Outcome::Done if !closed => {
+                let mut writer = writer;
+                for (stream, bytes) in writer.carried.drain(..) {
+                    state.left(stream, bytes, effects);
+                }
+                state.writer = Some(writer);
+                for stream in state.refill(self.muxer) {
+                    self.forget(&mut state, stream);
+                }
+                state.touched = false;
+                !state.batch.is_empty()
+            }
+            Outcome::Full | Outcome::Done => {
+                drop(state);
+                drop(writer);
+                false
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether there is nothing to write.
+    fn idle(&self) -> bool {
+        self.batch.is_empty()
+            && self
+                .writer
+                .as_ref()
+                .is_none_or(|writer| !writer.has_pending())
+    }
+
+    /// Makes room in the batch for `length` bytes more.
+    fn reserve(&mut self, length: usize) {
+        let needed = self.batch.needed(length);
+        if needed > self.batch.capacity() {
+            let old = self.batch.grow_into(super::pool::take(needed));
+            super::pool::give(old);
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! The task of a connection: what wakes it, in which order it works, and how
+//! it ends.
+//!
+//! One task per connection, asleep unless its socket is readable, a command
+//! has come, its full socket is writable again, or a deadline has passed. In
+//! that order: commands, flush, deadlines, then one read pass.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{net::tcp::OwnedReadHalf, time::sleep_until};
+
+use crate::clock;
+use crate::engine::{
+    deadlines::Deadlines,
+    demux::{Demux, DemuxError, Side, StreamId},
+    muxer::Muxer,
+    record::{OpenKey, RecordError, SealKey},
+};
+use crate::metrics::ConnectionGuard;
+use crate::state::{
+    circuits::EndCause,
+    leg::{Command, Ending, Link, StreamKey, reset_code},
+    limits::ConnectionPermit,
+    registry::{ConnectionId, Presence},
+};
+use crate::wire::yamux::GoAwayCode;
+
+use super::{
+    context::{Context, Remote},
+    egress::{CreditOverflow, Egress, signal},
+    pool,
+    read_pass::{Pass, with_pass},
+    stream::{Entry, Handler, Table},
+};
+
+/// How long a stream may take to agree on a protocol (go-libp2p: 10 s).
+pub(super) const NEGOTIATION_MAX: Duration = Duration::from_secs(10);
+
+/// How often a quiet connection is asked for a sign of life. Twice this
+/// without one ends it. Long, because TCP keep-alive finds dead hosts and each
+/// round costs every idle peer a wake-up.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How long a stream without flow control may hold up its own connection.
+///
+/// mplex has no credit: when a stream's buffer is full, not reading is the
+/// only way to slow its sender down, and it slows down all of that sender's
+/// streams. A target that takes its 128 KiB within this time keeps its
+/// circuit; a slower one loses it, so that it cannot hold up others.
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(1);
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The peer closed it.
+    #[error("closed by the peer")]
+    Peer,
+    /// The peer said that it goes away.
+    #[error("the peer went away")]
+    GoAway,
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(io::ErrorKind),
+    /// Writing failed.
+    #[error("writing failed")]
+    Write,
+    /// A record was not authentic.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The muxer's frames made no sense.
+    #[error(transparent)]
+    Demux(#[from] DemuxError),
+    /// The peer opened a stream that is open.
+    #[error("stream opened twice")]
+    DuplicateStream,
+    /// The peer sent more than its window allows.
+    #[error("window overrun")]
+    WindowOverrun,
+    /// The peer granted more credit than there can be.
+    #[error(transparent)]
+    Credit(#[from] CreditOverflow),
+    /// No sign of life.
+    #[error("no sign of life")]
+    KeepAlive,
+    /// The server ended it.
+    #[error("closed by the server")]
+    Ending(Ending),
+}
+
+impl Closed {
+    /// Label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::GoAway => "go_away",
+            Self::Io(_) | Self::Write => "io",
+            Self::Record(_)
+            | Self::Demux(_)
+            | Self::DuplicateStream
+            | Self::WindowOverrun
+            | Self::Credit(_) => "protocol_violation",
+            Self::KeepAlive => "keep_alive",
+            Self::Ending(Ending::Shutdown) => "shutdown",
+            Self::Ending(Ending::Denied) => "denied",
+        }
+    }
+
+    const fn go_away(self) -> GoAwayCode {
+        match self {
+            Self::Record(_)
+            | Self::Demux(_)
+            | Self::DuplicateStream
+            | Self::WindowOverrun
+            | Self::Credit(_) => GoAwayCode::Protocol,
+            Self::Peer
+            | Self::GoAway
+            | Self::Io(_)
+            | Self::Write
+            | Self::KeepAlive
+            | Self::Ending(_) => GoAwayCode::Normal,
+        }
+    }
+}
+
+/// A stream that holds up reading.
+#[derive(Clone, Copy)]
+pub(super) struct Hold {
+    pub(super) stream: StreamKey,
+    pub(super) until: Instant,
+}
+
+/// What an upgrade hands over.
+pub struct Handover {
+    /// The socket, non-blocking.
+    pub socket: tokio::net::TcpStream,
+    /// What was agreed on.
+    pub muxer: Muxer,
+    /// Which end we are.
+    pub side: Side,
+    /// Seals what we send.
+    pub seal: SealKey,
+    /// Opens what the peer sends.
+    pub open: OpenKey,
+    /// Opened bytes that came behind the handshake.
+    pub plaintext: Vec<u8>,
+    /// Sealed bytes that came behind the handshake.
+    pub ciphertext: Vec<u8>,
+}
+
+/// One connection, as its task owns it.
+pub struct Connection {
+    pub(super) context: Arc<Context>,
+    pub(super) remote: Remote,
+    pub(super) egress: Arc<Egress>,
+    pub(super) reader: OwnedReadHalf,
+    pub(super) open: OpenKey,
+    pub(super) demux: Demux,
+    /// The beginning of a record whose end has not arrived.
+    pub(super) partial: Vec<u8>,
+    pub(super) table: Table,
+    deadlines: Deadlines<StreamId>,
+    pub(super) hold: Option<Hold>,
+    blocked: bool,
+    pub(super) going_away: bool,
+    /// Whether something came since the last look at the keep-alive.
+    pub(super) heard: bool,
+    asked: bool,
+    keep_alive_at: Instant,
+    pub(super) id: ConnectionId,
+    ended: bool,
+    guard: ConnectionGuard,
+    _permit: ConnectionPermit,
+}
+
+impl Connection {
+    /// Takes over an upgraded socket and makes it reachable for others.
+    #[must_use]
+    pub fn new(
+        context: Arc<Context>,
+        remote: Remote,
+        upgraded: Handover,
+        permit: ConnectionPermit,
+        guard: ConnectionGuard,
+    ) -> (Self, Leftover) {
+        let (reader, writer) = upgraded.socket.into_split();
+        let egress = Egress::new(
+            upgraded.muxer,
+            upgraded.side,
+            upgraded.seal,
+            writer,
+            Arc::clone(&context.metrics.egress),
+        );
+        let link = Arc::clone(&egress) as Arc<dyn Link>;
+        let id = context.registry.register(remote.peer, link);
+        let connection = Self {
+            context,
+            remote,
+            egress,
+            reader,
+            open: upgraded.open,
+            demux: Demux::new(upgraded.muxer, upgraded.side),
+            partial: Vec::new(),
+            table: Table::default(),
+            deadlines: Deadlines::default(),
+            hold: None,
+            blocked: false,
+            going_away: false,
+            heard: true,
+            asked: false,
+            keep_alive_at: clock::now() + KEEP_ALIVE,
+            id,
+            ended: false,
+            guard,
+            _permit: permit,
+        };
+        let leftover = Leftover {
+            plaintext: upgraded.plaintext,
+            ciphertext: upgraded.ciphertext,
+        };
+        (connection, leftover)
+    }
+
+    /// Works through what came behind the handshake and asks the peer who it
+    /// is. To be called once, before [`Self::run`].
+    ///
+    /// # Errors
+    /// [`Closed`] as [`Self::run`] tells it; the connection is to be ended by
+    /// [`Self::end`].
+    pub fn begin(&mut self, mut leftover: Leftover) -> Result<(), Closed> {
+        with_pass(clock::now(), |pass, _| {
+            self.ask_identity(pass);
+            self.frames(&leftover.plaintext, pass)?;
+            self.records(&mut leftover.ciphertext, pass)
+        })
+    }
+
+    /// Runs until the connection ends, and tells why.
+    pub async fn run(&mut self) -> Closed {
+        let mut armed = self.next_deadline();
+        let mut sleep = pin!(sleep_until(armed.into()));
+        let mut waiting = false;
+        poll_fn(|task| {
+            loop {
+                let now = clock::now();
+                if let Poll::Ready(closed) = self.poll(task, now) {
+                    return Poll::Ready(closed);
+                }
+                let next = self.next_deadline();
+                // A timer that fires early finds nothing to do; one that is
+                // moved at every change costs more than it saves.
+                if next < armed || armed <= now {
+                    armed = next.max(now);
+                    sleep.as_mut().reset(armed.into());
+                    waiting = false;
+                }
+                // Registered once, it stays so: a task has one waker.
+                if waiting {
+                    return Poll::Pending;
+                }
+                waiting = true;
+                if sleep.as_mut().poll(task).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Ends the connection: says goodbye, resets the other ends of its
+    /// circuits, gives up its reservation if it was the peer's last one.
+    pub fn end(mut self, closed: Closed) {
+        self.leave(closed);
+    }
+
+    fn leave(&mut self, closed: Closed) {
+        self.ended = true;
+        tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
+        self.guard.closing(closed.label());
+        if self.context.registry.unregister(&self.remote.peer, self.id) == Presence::Left {
+            let relay = &self.context.relay;
+            relay.reservations.release(&self.remote.peer, self.id);
+            self.context.peers.forget(&self.remote.peer, self.id);
+        }
+        with_pass(clock::now(), |pass, _| {
+            let commands = self.egress.close(closed.go_away(), pass.effects);
+            for entry in self.table.drain() {
+                let cause = match (&entry.handler, closed) {
+                    (Handler::Circuit(_), Closed::Ending(_)) => Some(EndCause::Shutdown),
+                    (Handler::Circuit(bound), _) => Some(bound.end.closed()),
+                    (_, _) => None,
+                };
+                self.let_go(entry, cause, pass.effects);
+            }
+            for command in commands {
+                self.decline(command, pass);
+            }
+        });
+        pool::give(std::mem::take(&mut self.partial));
+    }
+
+    fn poll(&mut self, task: &mut TaskContext<'_>, now: Instant) -> Poll<Closed> {
+        let result = with_pass(now, |pass, buffer| {
+            self.egress.set_waker(task.waker());
+            self.on_signals(task, pass)?;
+            self.on_deadlines(pass)?;
+            self.held(pass);
+            if self.hold.is_some() {
+                // Woken by credit, or by the deadline of the hold.
+                return Ok(Poll::Pending);
+            }
+            self.read_pass(task, pass, buffer)
+        });
+        match result {
+            Err(closed) => Poll::Ready(closed),
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => {
+                // There is more to read: yield, so that others get their turn.
+                task.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn on_signals(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        pass: &mut Pass<'_>,
+    ) -> Result<(), Closed> {
+        let signals = self.egress.take_signals();
+        if signals & signal::FAILED != 0 {
+            return Err(Closed::Write);
+        }
+        if signals & signal::INBOX != 0 {
+            for command in self.egress.take_inbox() {
+                self.on_command(command, pass)?;
+            }
+        }
+        self.blocked |= signals & signal::BLOCKED != 0;
+        if self.blocked {
+            match self.reader.as_ref().poll_write_ready(task) {
+                Poll::Pending => {}
+                Poll::Ready(Err(error)) => return Err(Closed::Io(error.kind())),
+                Poll::Ready(Ok(())) => {
+                    // If the socket fills again, the egress says so again.
+                    self.blocked = false;
+                    self.egress.writable(pass.effects);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_command(&mut self, command: Command, pass: &mut Pass<'_>) -> Result<(), Closed> {
+        match command {
+            Command::Offer { circuit, source } => {
+                if self.going_away {
+                    self.decline(Command::Offer { circuit, source }, pass);
+                } else {
+                    self.offer(circuit, source, pass);
+                }
+            }
+            Command::Joined {
+                stream,
+                destination,
+            } => self.joined(stream, destination, pass),
+            Command::Refused { stream } => {
+                if let Some(entry) = self.table.find_mut(stream) {
+                    if matches!(entry.handler, Handler::Waiting(_)) {
+                        self.refuse_connect(stream, pass);
+                    }
+                }
+            }
+            Command::Withdraw(circuit) => self.withdraw(circuit, pass),
+            Command::Draining(stream) => self.draining(stream, pass.now),
+            Command::Forget(stream) => drop(self.take_entry(stream)),
+            Command::Close(ending) => return Err(Closed::Ending(ending)),
+        }
+        if self.going_away && self.table.is_empty() {
+            return Err(Closed::GoAway);
+        }
+        Ok(())
+    }
+
+    /// Turns down what a connection that ends cannot do any more.
+    fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
+        match command {
+            Command::Offer { source, .. } => {
+                let stream = source.stream;
+                // A source that has left as well needs no answer.
+                let _ = source.link.deliver(Command::Refused { stream });
+            }
+            Command::Joined { destination, .. } => {
+                destination
+                    .link
+                    .reset(destination.stream, reset_code::NONE, false, pass.effects);
+            }
+            Command::Refused { .. }
+            | Command::Withdraw(_)
+            | Command::Draining(_)
+            | Command::Forget(_)
+            | Command::Close(_) => {}
+        }
+    }
+
+    fn on_deadlines(&mut self, pass: &mut Pass<'_>) -> Result<(), Closed> {
+        while let Some(id) = self.deadlines.expired(pass.now) {
+            let Some(entry) = self.table.get_mut(id) else {
+                continue;
+            };
+            entry.deadline = None;
+            let stream = entry.key;
+            self.timed_out(stream, pass);
+        }
+        if pass.now >= self.keep_alive_at {
+            self.keep_alive_at = pass.now + KEEP_ALIVE;
+            if std::mem::replace(&mut self.heard, false) {
+                self.asked = false;
+            } else if self.asked {
+                return Err(Closed::KeepAlive);
+            } else if self.egress.muxer() == Muxer::Yamux {
+                self.asked = true;
+                self.egress.ping(0, pass.effects);
+            }
+        }
+        Ok(())
+    }
+
+    fn timed_out(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        let Some(entry) = self.table.find_mut(stream) else {
+            return;
+        };
+        match &entry.handler {
+            Handler::Circuit(bound) => {
+                bound.circuit.ended(EndCause::DurationLimit);
+                self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+            }
+            Handler::Waiting(waiting) => {
+                waiting.withdraw();
+                self.refuse_connect(stream, pass);
+            }
+            Handler::Negotiating(_) => {
+                self.context.metrics.streams.refused("timed_out");
+                self.reset_stream(stream, reset_code::NONE, pass);
+            }
+            Handler::Question(_) | Handler::Push(_) => {
+                self.context.metrics.identify.failed();
+                self.reset_stream(stream, reset_code::NONE, pass);
+            }
+            Handler::Ping(_) | Handler::Hop(_) | Handler::Offer(_) | Handler::Spent => {
+                self.reset_stream(stream, reset_code::NONE, pass);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let mut next = self.keep_alive_at;
+        if let Some(stream) = self.deadlines.next() {
+            next = next.min(stream);
+        }
+        if let Some(hold) = &self.hold {
+            next = next.min(hold.until);
+        }
+        next
+    }
+
+    pub(super) fn set_deadline(&mut self, stream: StreamKey, deadline: Option<Instant>) {
+        if let Some(entry) = self.table.find_mut(stream) {
+            let old = std::mem::replace(&mut entry.deadline, deadline);
+            self.deadlines.change(stream.id, old, deadline);
+        }
+    }
+
+    pub(super) fn take_entry(&mut self, stream: StreamKey) -> Option<Entry> {
+        let deadline = self.table.find_mut(stream)?.deadline;
+        self.deadlines.change(stream.id, deadline, None);
+        self.table.remove(stream.id)
+    }
+}
+
+/// A task that is dropped before its end, because it panicked or because its
+/// runtime went away, must not stay reachable or keep what it held.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.leave(Closed::Ending(Ending::Shutdown));
+        }
+    }
+}
+
+/// What came behind the handshake.
+pub struct Leftover {
+    plaintext: Vec<u8>,
+    ciphertext: Vec<u8>,
+}

@@ -1,0 +1,187 @@
+//! The accept loop of one worker's socket.
+//!
+//! Owns how sockets enter: admission first, before any byte is read. Bounds the
+//! accepts in a row, and waits when the process is out of descriptors or
+//! memory. Whom to admit is decided by `state::limits`; counting what happened
+//! is the caller's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{WorkerSocket, options};
+use crate::clock;
+use crate::state::limits::{Limits, Refusal, SocketPermit};
+
+/// Accepts in a row before the worker's connections have their turn: with some
+/// 10 µs each, they wait a third of a millisecond at most.
+const ACCEPTS_PER_TURN: usize = 32;
+/// First wait when accepting fails for want of resources, doubled each time.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Longest wait; a freed descriptor is used within a second.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What became of one socket, or of the attempt to accept one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptEvent {
+    /// Handed on.
+    Admitted,
+    /// Closed at once, by this limit.
+    Refused(Refusal),
+    /// The peer was gone before we took it.
+    Aborted,
+    /// Out of descriptors or memory; the loop waits and tries again.
+    Exhausted,
+}
+
+/// Accepts until `shutdown`, then closes the listening socket.
+///
+/// Each admitted socket goes to `on_socket` with its permit; a refused one is
+/// reset at once. `observe` learns of every outcome. Both are called between
+/// accepts and must not block. Has to run on the runtime that is to drive the
+/// sockets.
+///
+/// # Errors
+///
+/// Only if the listening socket cannot be registered with the runtime.
+pub async fn accept_loop(
+    listener: WorkerSocket,
+    limits: Arc<Limits>,
+    observe: impl Fn(AcceptEvent),
+    mut on_socket: impl FnMut(TcpStream, SocketAddr, SocketPermit),
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let local = listener.local;
+    let socket = TcpListener::from_std(listener.socket)?;
+    let mut backoff = Backoff::default();
+    let mut accepts = 0_usize;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // Cancel-safe: a token keeps no state in its futures.
+            () = shutdown.cancelled() => return Ok(()),
+            // Cancel-safe: a socket is either returned or still in the queue.
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, remote)) => {
+                backoff.end(local);
+                observe(enter(socket, remote, &limits, &mut on_socket));
+            }
+            Err(error) if concerns_one_socket(&error) => observe(AcceptEvent::Aborted),
+            Err(error) => {
+                observe(AcceptEvent::Exhausted);
+                let wait = backoff.next(local, &error);
+                tokio::select! {
+                    biased;
+                    // Both cancel-safe: nothing is lost with either future.
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+        accepts += 1;
+        if accepts.is_multiple_of(ACCEPTS_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn enter(
+    socket: TcpStream,
+    remote: SocketAddr,
+    limits: &Arc<Limits>,
+    on_socket: &mut impl FnMut(TcpStream, SocketAddr, SocketPermit),
+) -> AcceptEvent {
+    // A passed dual-stack socket shows IPv4 peers as mapped addresses.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    match limits.admit(remote, clock::now()) {
+        Ok(permit) => {
+            on_socket(socket, remote, permit);
+            AcceptEvent::Admitted
+        }
+        Err(refusal) => {
+            debug!(%remote, limit = refusal.label(), "socket refused");
+            // If this fails, the close is an ordinary one.
+            let _ = options::reset_on_close(&SockRef::from(&socket));
+            AcceptEvent::Refused(refusal)
+        }
+    }
+}
+
+/// Whether an error of accept(2) is about the socket at the head of the queue,
+/// so that the next may be fine. All others (`EMFILE`, `ENFILE`, `ENOBUFS`,
+/// `ENOMEM`, and what nobody foresaw) come back at once if not waited for.
+fn concerns_one_socket(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// The wait of the present episode of exhaustion, if there is one.
+#[derive(Debug, Default)]
+struct Backoff {
+    wait: Option<Duration>,
+}
+
+impl Backoff {
+    fn next(&mut self, local: SocketAddr, error: &io::Error) -> Duration {
+        let wait = match self.wait {
+            Some(last) => (last * 2).min(BACKOFF_MAX),
+            None => {
+                warn!(%local, %error, "cannot accept connections, trying again");
+                BACKOFF_FIRST
+            }
+        };
+        self.wait = Some(wait);
+        wait
+    }
+
+    fn end(&mut self, local: SocketAddr) {
+        if self.wait.take().is_some() {
+            info!(%local, "accepting connections again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_second_and_start_over() {
+        let local = SocketAddr::from(([127, 0, 0, 1], 1));
+        let error = io::Error::from(io::ErrorKind::OutOfMemory);
+        let mut backoff = Backoff::default();
+        let milliseconds = |backoff: &mut Backoff| backoff.next(local, &error).as_millis();
+        let waits: Vec<_> = (0..6).map(|_| milliseconds(&mut backoff)).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+        backoff.end(local);
+        assert_eq!(milliseconds(&mut backoff), 100);
+    }
+
+    #[test]
+    fn only_exhaustion_is_waited_for() {
+        let kinds = [
+            (io::ErrorKind::ConnectionAborted, true),
+            (io::ErrorKind::Interrupted, true),
+            (io::ErrorKind::OutOfMemory, false),
+            (io::ErrorKind::Other, false),
+        ];
+        for (kind, one) in kinds {
+            assert_eq!(concerns_one_socket(&kind.into()), one, "{kind}");
+        }
+    }
+}

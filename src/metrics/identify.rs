@@ -1,0 +1,78 @@
+//! Identify messages and the tables that intern what they say.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::declare::{Counters, Declarations};
+use super::gauge_value;
+use super::labels::Direction;
+
+/// What identify exchanged.
+#[derive(Debug)]
+pub struct IdentifyMetrics {
+    messages: Counters,
+    pushes: Counters,
+    failed: IntCounter,
+    protocols: IntGauge,
+    agents: IntGauge,
+}
+
+impl IdentifyMetrics {
+    pub(super) fn new(declare: &mut Declarations) -> Self {
+        Self {
+            messages: declare.counters(
+                "libp2p_identify_identify_total",
+                "Identify messages received (inbound) and sent (outbound).",
+                "dir",
+                Direction::VALUES,
+            ),
+            pushes: declare.counters(
+                "libp2p_identify_identify_push_total",
+                "Identify pushes received (inbound) and sent (outbound).",
+                "dir",
+                Direction::VALUES,
+            ),
+            failed: declare.counter(
+                "waystation_identify_failed_total",
+                "Peers that did not answer identify, or not with a message we accept.",
+            ),
+            protocols: declare.gauge(
+                "waystation_identify_protocols",
+                "Distinct protocol names kept for connected peers.",
+            ),
+            agents: declare.gauge(
+                "waystation_identify_agents",
+                "Distinct agent versions kept for connected peers.",
+            ),
+        }
+    }
+
+    /// A peer answered our identify.
+    pub fn received(&self) {
+        self.messages.inc(Direction::Inbound.label());
+    }
+
+    /// We answered a peer's identify.
+    pub fn sent(&self) {
+        self.messages.inc(Direction::Outbound.label());
+    }
+
+    /// A peer pushed a change.
+    pub fn push_received(&self) {
+        self.pushes.inc(Direction::Inbound.label());
+    }
+
+    /// We pushed a change.
+    pub fn push_sent(&self) {
+        self.pushes.inc(Direction::Outbound.label());
+    }
+
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+
+    /// Sizes of the tables of interned protocol names and agent versions.
+    pub fn set_interned(&self, protocols: usize, agents: usize) {
+        self.protocols.set(gauge_value(protocols));
+        self.agents.set(gauge_value(agents));
+    }
+}

@@ -1,0 +1,263 @@
+//! The circuits that run: their permits, their limits and how they ended.
+//!
+//! A [`Circuit`] is held by the tables of both connections that it joins and
+//! by whoever is setting it up; when the last of them lets go, its permits
+//! return. Bounds: circuits in total, and for each peer as source and as
+//! target.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use libp2p_identity::PeerId;
+use parking_lot::Mutex;
+
+use crate::{
+    clock,
+    config::RelayConfig,
+    metrics::{CircuitGuard, CircuitMetrics},
+    state::striped::{Capacity, KeyPermit, KeyedCounts, Permit},
+    wire::relay::Limit,
+};
+
+/// One circuit, for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CircuitId(u64);
+
+/// Why a circuit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndCause {
+    /// Both directions were finished.
+    Finished,
+    /// One direction carried all that it may.
+    ByteLimit,
+    /// It was open for as long as it may be.
+    DurationLimit,
+    /// The source reset its stream.
+    SourceReset,
+    /// The target reset its stream.
+    DestinationReset,
+    /// The source's connection ended.
+    SourceClosed,
+    /// The target's connection ended.
+    DestinationClosed,
+    /// A side without flow control sent more than the other one takes.
+    Stalled,
+    /// The server stopped.
+    Shutdown,
+}
+
+impl EndCause {
+    /// Label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ByteLimit => "byte_limit",
+            Self::DurationLimit => "duration_limit",
+            Self::SourceReset => "source_reset",
+            Self::DestinationReset => "destination_reset",
+            Self::SourceClosed => "source_closed",
+            Self::DestinationClosed => "destination_closed",
+            Self::Stalled => "stalled",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Which limit refused a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CircuitRefusal {
+    /// `relay.circuits_max`
+    #[error("all circuits are taken (relay.circuits_max)")]
+    Total,
+    /// `relay.circuits_per_peer_max`, for the peer that asks
+    #[error("the source has all its circuits (relay.circuits_per_peer_max)")]
+    Source,
+    /// `relay.circuits_per_peer_max`, for the peer that is asked for
+    #[error("the target has all its circuits (relay.circuits_per_peer_max)")]
+    Destination,
+}
+
+impl CircuitRefusal {
+    /// Label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Source => "per_peer_source",
+            Self::Destination => "per_peer_destination",
+        }
+    }
+}
+
+/// Hands out circuits.
+pub struct Circuits {
+    total: Arc<Capacity>,
+    sources: Arc<KeyedCounts<PeerId>>,
+    destinations: Arc<KeyedCounts<PeerId>>,
+    per_peer_max: usize,
+    duration_max: Option<Duration>,
+    bytes_max: Option<u64>,
+    metrics: Arc<CircuitMetrics>,
+    next: AtomicU64,
+}
+
+impl Circuits {
+    /// No circuit yet; limits as configured.
+    #[must_use]
+    pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
+        metrics.set_max(config.circuits_max);
+        Self {
+            total: Capacity::new(config.circuits_max),
+            sources: KeyedCounts::new(),
+            destinations: KeyedCounts::new(),
+            per_peer_max: config.circuits_per_peer_max,
+            duration_max: config.circuit_duration_max,
+            bytes_max: config.circuit_bytes_max,
+            metrics,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes the permits for a circuit.
+    ///
+    /// # Errors
+    /// [`CircuitRefusal`] names the limit; nothing is held then.
+    pub fn open(
+        &self,
+        source: PeerId,
+        destination: PeerId,
+    ) -> Result<Arc<Circuit>, CircuitRefusal> {
+        let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
+        let source_permit = self
+            .sources
+            .try_acquire(source, self.per_peer_max)
+            .map_err(|_| CircuitRefusal::Source)?;
+        let destination_permit = self
+            .destinations
+            .try_acquire(destination, self.per_peer_max)
+            .map_err(|_| CircuitRefusal::Destination)?;
+        Ok(Arc::new(Circuit {
+            id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
+            bytes_max: self.bytes_max,
+            duration_max: self.duration_max,
+            metrics: Arc::clone(&self.metrics),
+            running: Mutex::new(None),
+            permits: Permits {
+                _total: total,
+                source: source_permit,
+                destination: destination_permit,
+            },
+        }))
+    }
+
+    /// The limit as peers are told it; absent if there is none.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        wire_limit(self.duration_max, self.bytes_max)
+    }
+
+    /// Circuits that hold a permit, being set up or running.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        self.total.taken()
+    }
+
+    /// Most circuits at once.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.total.max()
+    }
+
+    /// Whether nothing is counted any more, in total or for any peer.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.total.taken() == 0 && self.sources.is_empty() && self.destinations.is_empty()
+    }
+}
+
+struct Permits {
+    _total: Permit,
+    source: KeyPermit<PeerId>,
+    destination: KeyPermit<PeerId>,
+}
+
+/// A circuit between two peers.
+pub struct Circuit {
+    id: CircuitId,
+    bytes_max: Option<u64>,
+    duration_max: Option<Duration>,
+    metrics: Arc<CircuitMetrics>,
+    /// Counts it as open from the moment that both ends are there.
+    running: Mutex<Option<CircuitGuard>>,
+    permits: Permits,
+}
+
+impl Circuit {
+    /// Which circuit this is.
+    #[must_use]
+    pub fn id(&self) -> CircuitId {
+        self.id
+    }
+
+    /// The peer that asked for it.
+    #[must_use]
+    pub fn source(&self) -> &PeerId {
+        self.permits.source.key()
+    }
+
+    /// The peer that was asked for.
+    #[must_use]
+    pub fn destination(&self) -> &PeerId {
+        self.permits.destination.key()
+    }
+
+    /// Bytes that each direction may carry.
+    #[must_use]
+    pub fn bytes_max(&self) -> Option<u64> {
+        self.bytes_max
+    }
+
+    /// When it has to end if it starts now.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.duration_max.and_then(|limit| now.checked_add(limit))
+    }
+
+    /// The limit as peers are told it.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        wire_limit(self.duration_max, self.bytes_max)
+    }
+
+    /// Both ends are there.
+    pub fn started(&self) {
+        *self.running.lock() = Some(self.metrics.opened(clock::now()));
+    }
+
+    /// Tells why it ends; the first cause told is the one that is counted.
+    pub fn ended(&self, cause: EndCause) {
+        if let Some(running) = self.running.lock().as_mut() {
+            running.ending(cause.label());
+        }
+    }
+}
+
+/// Circuit relay v2, "Limit": absent or zero means unlimited.
+fn wire_limit(duration: Option<Duration>, bytes: Option<u64>) -> Option<Limit> {
+    if duration.is_none() && bytes.is_none() {
+        return None;
+    }
+    Some(Limit {
+        duration_seconds: duration.map_or(0, |limit| {
+            // Less than a second is told as a second: zero would be no limit.
+            u32::try_from(limit.as_secs().max(1)).unwrap_or(u32::MAX)
+        }),
+        data_bytes: bytes.unwrap_or(0),
+    })
+}

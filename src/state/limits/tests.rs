@@ -1,0 +1,494 @@
+//! Limits: each refusal, exact counts on every path, bounded tables.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock;
+
+/// No limit that a test does not set.
+fn open() -> ConnectionsConfig {
+    ConnectionsConfig {
+        max: 1 << 20,
+        transient_max: 1 << 20,
+        per_ip_max: 1 << 20,
+        per_prefix_max: 1 << 20,
+        rate_per_ip: 1e6,
+        burst_per_ip: 1 << 20,
+        rate_per_prefix: 1e6,
+        burst_per_prefix: 1 << 20,
+        ..ConnectionsConfig::default()
+    }
+}
+
+fn v4(host: [u8; 4]) -> SocketAddr {
+    (Ipv4Addr::from(host), 1).into()
+}
+
+/// The `index`th /48 from 2001:db8::/32 on.
+fn v6_network(index: u32) -> SocketAddr {
+    (
+        Ipv6Addr::from((0x2001_0db8_u128 << 96) | (u128::from(index) << 80)),
+        1,
+    )
+        .into()
+}
+
+fn assert_all_zero(limits: &Limits, later: Instant) {
+    limits.sweep(later);
+    let usage = limits.usage();
+    let taken =
+        [usage.total, usage.transient, usage.hosts, usage.prefixes].map(|level| level.taken);
+    assert_eq!(taken, [0; 4]);
+    assert_eq!((usage.hosts_overflow, usage.prefixes_overflow), (0, 0));
+}
+
+#[test]
+fn each_cap_refuses_by_its_own_name_and_a_drop_makes_room() {
+    let now = clock::now();
+    let near = [[192, 0, 2, 1], [192, 0, 2, 1], [192, 0, 2, 1]];
+    let same_network = [[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 3]];
+    for (config, hosts, refusal) in [
+        (ConnectionsConfig { max: 2, ..open() }, near, Refusal::Total),
+        (
+            ConnectionsConfig {
+                transient_max: 2,
+                ..open()
+            },
+            near,
+            Refusal::Transient,
+        ),
+        (
+            ConnectionsConfig {
+                per_ip_max: 2,
+                ..open()
+            },
+            near,
+            Refusal::PerIp,
+        ),
+        (
+            ConnectionsConfig {
+                per_prefix_max: 2,
+                ..open()
+            },
+            same_network,
+            Refusal::PerPrefix,
+        ),
+    ] {
+        let limits = Limits::new(&config);
+        let [first, second, third] = hosts.map(v4);
+        let one = limits.admit(first, now).expect("first of two");
+        let two = limits.admit(second, now).expect("second of two");
+        assert_eq!(limits.admit(third, now).err(), Some(refusal));
+        drop(one);
+        let three = limits.admit(third, now).expect("the place that was left");
+        drop((two, three));
+        assert_all_zero(&limits, now + Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn each_rate_refuses_by_its_own_name_until_time_passes() {
+    let now = clock::now();
+    let by_host = ConnectionsConfig {
+        rate_per_ip: 1.0,
+        burst_per_ip: 2,
+        ..open()
+    };
+    let by_network = ConnectionsConfig {
+        rate_per_prefix: 1.0,
+        burst_per_prefix: 2,
+        ..open()
+    };
+    for (config, refusal) in [
+        (by_host, Refusal::RatePerIp),
+        (by_network, Refusal::RatePerPrefix),
+    ] {
+        let limits = Limits::new(&config);
+        let remote = v4([192, 0, 2, 1]);
+        // Closing a connection gives no token back.
+        assert!(limits.admit(remote, now).is_ok());
+        assert!(limits.admit(remote, now).is_ok());
+        assert_eq!(limits.admit(remote, now).err(), Some(refusal));
+        let second = now + Duration::from_secs(1);
+        assert!(limits.admit(remote, second).is_ok());
+        assert_eq!(limits.admit(remote, second).err(), Some(refusal));
+        assert_all_zero(&limits, now + Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn authentication_gives_back_the_transient_place_only() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        transient_max: 1,
+        ..open()
+    });
+    let socket = limits.admit(v4([192, 0, 2, 1]), now).expect("empty");
+    assert_eq!(limits.usage().transient.taken, 1);
+    let connection = socket.authenticated();
+    let usage = limits.usage();
+    assert_eq!(
+        (usage.transient.taken, usage.total.taken, usage.hosts.taken),
+        (0, 1, 1)
+    );
+    assert!(limits.admit(v4([192, 0, 2, 1]), now).is_ok());
+    drop(connection);
+    assert_all_zero(&limits, now + Duration::from_secs(1));
+}
+
+#[test]
+fn loopback_knows_no_limits_by_address() {
+    let now = clock::now();
+    let config = ConnectionsConfig {
+        max: 4,
+        per_ip_max: 1,
+        burst_per_ip: 1,
+        rate_per_ip: 0.1,
+        ..open()
+    };
+    let limits = Limits::new(&config);
+    let held: Vec<_> = ["127.0.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1"]
+        .map(|address| (address.parse::<IpAddr>().expect("an address"), 1).into())
+        .map(|remote| limits.admit(remote, now).expect("exempt"))
+        .into();
+    assert_eq!(limits.usage().hosts.taken, 0);
+    assert_eq!(
+        limits.admit(v4([127, 0, 0, 1]), now).err(),
+        Some(Refusal::Total)
+    );
+    drop(held);
+    assert_all_zero(&limits, now);
+}
+
+#[test]
+fn a_loud_host_does_not_use_up_its_networks_rate() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        rate_per_ip: 1.0,
+        burst_per_ip: 1,
+        rate_per_prefix: 1.0,
+        burst_per_prefix: 3,
+        ..open()
+    });
+    let loud = v4([192, 0, 2, 1]);
+    assert!(limits.admit(loud, now).is_ok());
+    for _ in 0..100 {
+        assert_eq!(limits.admit(loud, now).err(), Some(Refusal::RatePerIp));
+    }
+    assert!(limits.admit(v4([192, 0, 2, 2]), now).is_ok());
+    assert!(limits.admit(v4([192, 0, 2, 3]), now).is_ok());
+    assert_eq!(
+        limits.admit(v4([192, 0, 2, 4]), now).err(),
+        Some(Refusal::RatePerPrefix)
+    );
+}
+
+#[test]
+fn draining_refuses_newcomers_and_keeps_what_is_there() {
+    let now = clock::now();
+    let limits = Limits::new(&open());
+    let held = limits.admit(v4([127, 0, 0, 1]), now).expect("open");
+    limits.start_draining();
+    assert_eq!(
+        limits.admit(v4([127, 0, 0, 1]), now).err(),
+        Some(Refusal::Draining)
+    );
+    assert_eq!(limits.usage().total.taken, 1);
+    drop(held);
+    assert_all_zero(&limits, now);
+}
+
+#[test]
+fn labels_are_distinct() {
+    let labels: std::collections::HashSet<_> = Refusal::ALL.map(Refusal::label).into();
+    assert_eq!(labels.len(), Refusal::ALL.len());
+}
+
+/// Somebody who owns an IPv6 /32 opens one socket from each of very many
+/// networks at once: the tables stay within their places, strangers share
+/// one bucket, hosts that are known go on as before.
+#[test]
+fn a_flood_from_very_many_networks_is_bounded() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 1_000,
+        ..ConnectionsConfig::default()
+    });
+    let known = v4([192, 0, 2, 1]);
+    let held = limits.admit(known, now).expect("empty").authenticated();
+    let places = 1_000 + TABLE_SLACK;
+
+    let admitted = (0..60_000)
+        .filter(|index| limits.admit(v6_network(*index), now).is_ok())
+        .count();
+
+    let usage = limits.usage();
+    assert_eq!(
+        usage.prefixes,
+        Level {
+            taken: places,
+            max: places
+        }
+    );
+    assert!(usage.hosts.taken <= places);
+    // One for each place but the known host's, then one burst of the shared bucket.
+    assert!(admitted <= places - 1 + 512, "{admitted}");
+    assert_eq!(usage.total.taken, 1);
+    assert!(limits.admit(known, now).is_ok());
+
+    // When the buckets are full again, newcomers get places of their own.
+    let later = now + Duration::from_secs(1);
+    for index in 0..100 {
+        let at = later + SWEEP_STEP * index;
+        assert!(limits.admit(v6_network(100_000 + index), at).is_ok());
+    }
+    assert!(limits.usage().prefixes.taken < 200);
+    drop(held);
+    assert_all_zero(&limits, now + Duration::from_secs(3600));
+}
+
+/// Longer than the least time between two steps of sweeping.
+const SWEEP_STEP: Duration = Duration::from_millis(25);
+
+#[test]
+fn strangers_beyond_the_table_are_counted_and_released_together() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 40_000,
+        transient_max: 40_000,
+        per_prefix_max: 2,
+        burst_per_prefix: 100,
+        ..ConnectionsConfig::default()
+    });
+    // Short-lived sockets leave entries until their buckets are full again.
+    for index in 0..u32::try_from(40_000 + TABLE_SLACK).expect("small") {
+        assert!(limits.admit(v6_network(index), now).is_ok());
+    }
+    let one = limits
+        .admit(v6_network(60_001), now)
+        .expect("first stranger");
+    let two = limits
+        .admit(v6_network(60_002), now)
+        .expect("second stranger");
+    assert_eq!(limits.usage().prefixes_overflow, 2);
+    assert_eq!(
+        limits.admit(v6_network(60_003), now).err(),
+        Some(Refusal::PerPrefix)
+    );
+    drop((one, two));
+    assert_eq!(limits.usage().prefixes_overflow, 0);
+    assert_all_zero(&limits, now + Duration::from_secs(3600));
+}
+
+#[test]
+fn threads_never_exceed_a_cap_and_end_at_zero() {
+    let now = clock::now();
+    let config = ConnectionsConfig {
+        max: 24,
+        transient_max: 12,
+        per_ip_max: 2,
+        per_prefix_max: 5,
+        ..open()
+    };
+    let limits = Limits::new(&config);
+    let per_host: [AtomicUsize; 12] = Default::default();
+    let per_prefix: [AtomicUsize; 3] = Default::default();
+    thread::scope(|scope| {
+        for thread in 0..8_usize {
+            let (limits, per_host, per_prefix) = (&limits, &per_host, &per_prefix);
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for round in 0..5_000_usize {
+                    let index = (thread * 5 + round * 7) % per_host.len();
+                    let prefix = index % per_prefix.len();
+                    let host = [
+                        10,
+                        0,
+                        u8::try_from(prefix).expect("small"),
+                        u8::try_from(index).expect("small"),
+                    ];
+                    if let Ok(permit) = limits.admit(v4(host), now) {
+                        assert!(per_host[index].fetch_add(1, Ordering::SeqCst) < 2);
+                        assert!(per_prefix[prefix].fetch_add(1, Ordering::SeqCst) < 5);
+                        held.push((index, permit.authenticated()));
+                    }
+                    if held.len() > round % 4 {
+                        let (index, permit) = held.remove(0);
+                        per_prefix[index % per_prefix.len()].fetch_sub(1, Ordering::SeqCst);
+                        per_host[index].fetch_sub(1, Ordering::SeqCst);
+                        drop(permit);
+                    }
+                }
+                for (index, permit) in held {
+                    per_prefix[index % per_prefix.len()].fetch_sub(1, Ordering::SeqCst);
+                    per_host[index].fetch_sub(1, Ordering::SeqCst);
+                    drop(permit);
+                }
+            });
+        }
+    });
+    assert_all_zero(&limits, now + Duration::from_secs(1));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Admit(u8),
+    Authenticate(u8),
+    Drop(u8),
+    Pass(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_u8..8).prop_map(Step::Admit),
+        1 => any::<u8>().prop_map(Step::Authenticate),
+        2 => any::<u8>().prop_map(Step::Drop),
+        1 => (0_u16..800).prop_map(Step::Pass),
+    ]
+}
+
+/// Tokens in thousandths, refilled by hand each millisecond.
+#[derive(Debug, Clone)]
+struct ModelGroup {
+    count: usize,
+    tokens: u64,
+}
+
+/// The rules in the plainest form: counters, and buckets with tokens in them.
+#[derive(Debug)]
+struct Model {
+    total: usize,
+    transient: usize,
+    hosts: HashMap<u8, ModelGroup>,
+    prefixes: HashMap<u8, ModelGroup>,
+}
+
+const MODEL: (usize, usize, usize, usize) = (10, 6, 3, 5);
+const HOST_BURST: u64 = 4_000;
+const PREFIX_BURST: u64 = 6_000;
+
+impl Model {
+    fn new() -> Self {
+        let group = |tokens| ModelGroup { count: 0, tokens };
+        Self {
+            total: 0,
+            transient: 0,
+            hosts: (0..8).map(|host| (host, group(HOST_BURST))).collect(),
+            prefixes: (0..2).map(|prefix| (prefix, group(PREFIX_BURST))).collect(),
+        }
+    }
+
+    fn admit(&mut self, host: u8) -> Result<(), Refusal> {
+        let prefix = self.prefixes.get_mut(&(host % 2)).expect("two networks");
+        let host = self.hosts.get_mut(&host).expect("eight hosts");
+        let (total, transient, per_host, per_prefix) = MODEL;
+        let refusals = [
+            (self.total >= total, Refusal::Total),
+            (self.transient >= transient, Refusal::Transient),
+            (prefix.count >= per_prefix, Refusal::PerPrefix),
+            (prefix.tokens < 1_000, Refusal::RatePerPrefix),
+            (host.count >= per_host, Refusal::PerIp),
+            (host.tokens < 1_000, Refusal::RatePerIp),
+        ];
+        if let Some((_, refusal)) = refusals.into_iter().find(|(met, _)| *met) {
+            return Err(refusal);
+        }
+        self.total += 1;
+        self.transient += 1;
+        for group in [host, prefix] {
+            group.count += 1;
+            group.tokens -= 1_000;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, host: u8) {
+        self.total -= 1;
+        self.hosts.get_mut(&host).expect("eight hosts").count -= 1;
+        self.prefixes
+            .get_mut(&(host % 2))
+            .expect("two networks")
+            .count -= 1;
+    }
+
+    /// Two tokens a second for a host, five for a network.
+    fn pass(&mut self, milliseconds: u16) {
+        for group in self.hosts.values_mut() {
+            group.tokens = HOST_BURST.min(group.tokens + 2 * u64::from(milliseconds));
+        }
+        for group in self.prefixes.values_mut() {
+            group.tokens = PREFIX_BURST.min(group.tokens + 5 * u64::from(milliseconds));
+        }
+    }
+}
+
+enum Held {
+    Socket(SocketPermit),
+    Connection { _permit: ConnectionPermit },
+}
+
+proptest! {
+    #[test]
+    fn decides_as_the_plain_rules_do(steps in prop::collection::vec(step(), 0..300)) {
+        let (max, transient_max, per_ip_max, per_prefix_max) = MODEL;
+        let limits = Limits::new(&ConnectionsConfig {
+            max,
+            transient_max,
+            per_ip_max,
+            per_prefix_max,
+            rate_per_ip: 2.0,
+            burst_per_ip: 4,
+            rate_per_prefix: 5.0,
+            burst_per_prefix: 6,
+            ..open()
+        });
+        let mut model = Model::new();
+        let mut held: Vec<(u8, Held)> = Vec::new();
+        let mut now = clock::now();
+        for step in steps {
+            match step {
+                Step::Admit(host) => {
+                    let remote = v4([198, 51, host % 2, host]);
+                    let outcome = limits.admit(remote, now);
+                    let expected = model.admit(host);
+                    prop_assert_eq!(outcome.as_ref().err(), expected.as_ref().err());
+                    held.extend(outcome.map(|permit| (host, Held::Socket(permit))));
+                }
+                Step::Authenticate(pick) if !held.is_empty() => {
+                    let (host, permit) = held.swap_remove(usize::from(pick) % held.len());
+                    held.push((host, match permit {
+                        Held::Socket(socket) => {
+                            model.transient -= 1;
+                            Held::Connection {
+                                _permit: socket.authenticated(),
+                            }
+                        }
+                        connection @ Held::Connection { .. } => connection,
+                    }));
+                }
+                Step::Drop(pick) if !held.is_empty() => {
+                    let (host, permit) = held.swap_remove(usize::from(pick) % held.len());
+                    model.transient -= usize::from(matches!(permit, Held::Socket(_)));
+                    model.release(host);
+                    drop(permit);
+                }
+                Step::Authenticate(_) | Step::Drop(_) => {}
+                Step::Pass(milliseconds) => {
+                    now += Duration::from_millis(u64::from(milliseconds));
+                    model.pass(milliseconds);
+                }
+            }
+            let usage = limits.usage();
+            prop_assert_eq!(usage.total.taken, model.total);
+            prop_assert_eq!(usage.transient.taken, model.transient);
+        }
+        drop(held);
+        assert_all_zero(&limits, now + Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,104 @@
+//! Who is connected: the connections of each peer and how to reach them.
+//!
+//! Bounded by the permits of `limits`: a connection is registered only while
+//! it holds one. Tells when a peer's last connection goes, which is what its
+//! reservation lives on.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use libp2p_identity::PeerId;
+use smallvec::SmallVec;
+
+use crate::state::{
+    leg::{Command, Ending, Link},
+    striped::StripedMap,
+};
+
+/// One connection, for the life of the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+/// Whether a peer is still there after one of its connections has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Another connection of the peer is open.
+    Connected,
+    /// That was the last one.
+    Left,
+}
+
+struct Registered {
+    id: ConnectionId,
+    link: Arc<dyn Link>,
+}
+
+/// The open connections by peer.
+#[derive(Default)]
+pub struct Registry {
+    peers: StripedMap<PeerId, SmallVec<[Registered; 1]>>,
+    next: AtomicU64,
+}
+
+impl Registry {
+    /// Makes a connection reachable for others.
+    pub fn register(&self, peer: PeerId, link: Arc<dyn Link>) -> ConnectionId {
+        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.peers.update(peer, |connections| {
+            connections
+                .get_or_insert_default()
+                .push(Registered { id, link });
+        });
+        id
+    }
+
+    /// Takes a connection out again.
+    pub fn unregister(&self, peer: &PeerId, id: ConnectionId) -> Presence {
+        let mut link = None;
+        let emptied = self.peers.remove_if(peer, |connections| {
+            if let Some(index) = connections.iter().position(|entry| entry.id == id) {
+                link = Some(connections.swap_remove(index));
+            }
+            connections.is_empty()
+        });
+        match emptied {
+            Some(_) => Presence::Left,
+            None => Presence::Connected,
+        }
+    }
+
+    /// The newest connection of a peer: of several, the one most likely to
+    /// work.
+    #[must_use]
+    pub fn find(&self, peer: &PeerId) -> Option<Arc<dyn Link>> {
+        self.peers.with(peer, |connections| {
+            connections?
+                .iter()
+                .max_by_key(|entry| entry.id)
+                .map(|entry| Arc::clone(&entry.link))
+        })
+    }
+
+    /// Ends every connection. Walks stripe by stripe: a connection that
+    /// registers meanwhile may be missed, so accepting has to stop first.
+    pub fn close_all(&self, ending: Ending) {
+        for stripe in 0..self.peers.stripe_count() {
+            let mut links = Vec::new();
+            self.peers.for_each_in(stripe, |_, connections| {
+                links.extend(connections.iter().map(|entry| Arc::clone(&entry.link)));
+            });
+            for link in links {
+                // One that has ended by itself does not take the command.
+                let _ = link.deliver(Command::Close(ending));
+            }
+        }
+    }
+
+    /// Number of peers that are connected.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers.len()
+    }
+}
