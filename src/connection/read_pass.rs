@@ -301,10 +301,21 @@ impl Connection {
             self.hold = None;
             return;
         };
-        entry.window += i64::from(self.egress.hold(stream));
+        let mut until = until;
+        while entry.window <= 0 {
+            // Credit may come in pieces: none left is what arms the wake-up.
+            let granted = self.egress.hold(stream);
+            if granted == 0 {
+                break;
+            }
+            entry.window += i64::from(granted);
+            until = pass.now + HOLD_MAX;
+        }
         if entry.window > 0 {
             self.hold = None;
-        } else if pass.now >= until {
+        } else if pass.now < until {
+            self.hold = Some(Hold { stream, until });
+        } else {
             self.hold = None;
             self.context.metrics.muxers.mplex_stall_reset();
             self.stalled(stream, pass);

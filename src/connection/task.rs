@@ -316,7 +316,11 @@ impl Connection {
                 // Woken by credit, or by the deadline of the hold.
                 return Ok(Poll::Pending);
             }
-            self.read_pass(task, pass, buffer)
+            let progress = self.read_pass(task, pass, buffer)?;
+            // A stream that began to hold up reading asks here to be told of
+            // its credit: what this pass carried may be paid for at its end.
+            self.held(pass);
+            Ok(progress)
         });
         match result {
             Err(closed) => Poll::Ready(closed),
