@@ -60,7 +60,7 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
         begun.elapsed()
     );
     let metrics = server.metrics().await;
-    for direction in ["to_destination", "to_source"] {
+    for direction in ["source_to_destination", "destination_to_source"] {
         let series = format!(r#"waystation_relay_bytes_total{{direction="{direction}"}}"#);
         // What the peers add for their own muxer and encryption counts as well.
         assert!(metrics.value(&series) > BULK_BYTES as f64);
