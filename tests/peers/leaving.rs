@@ -7,7 +7,6 @@ use crate::server::Server;
 const CIRCUITS: &str = "waystation_relay_circuits";
 const RESERVATIONS: &str = "waystation_relay_reservations";
 const CONNECTIONS: &str = "waystation_connections";
-const STREAMS: &str = "waystation_streams";
 
 over_both_muxers! {
     a_target_that_leaves_ends_its_circuits
