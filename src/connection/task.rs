@@ -53,8 +53,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// mplex has no credit: when a stream's buffer is full, not reading is the
 /// only way to slow its sender down, and it slows down all of that sender's
 /// streams. A target that takes its 128 KiB within this time keeps its
-/// circuit; a slower one loses it, so that it cannot hold up others.
-pub(super) const HOLD_MAX: Duration = Duration::from_secs(1);
+/// circuit; a slower one loses it, so that it cannot hold up others for ever.
+/// As long as go-mplex waits: rust-libp2p's own mplex, on a busy host, leaves
+/// its socket unread for more than two seconds and then goes on.
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
