@@ -25,3 +25,6 @@ mod task;
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
 pub use task::{Closed, Connection, Handover, Leftover};
+
+#[cfg(test)]
+mod tests;
