@@ -69,9 +69,10 @@ schema::sections! {
         enabled: bool = true,
         /// Peers that may hold a reservation at the same time.
         reservations_max: usize = 50_000,
-        /// Reservations from one IP address. Does not apply to loopback.
+        /// Reservations from one host: an IPv4 address or an IPv6 /64. Does not
+        /// apply to loopback.
         reservations_per_ip_max: usize = 32,
-        /// Reservations from one network: an IPv4 /24 or an IPv6 /56.
+        /// Reservations from one network: an IPv4 /24 or an IPv6 /48.
         reservations_per_prefix_max: usize = 512,
         /// How long a reservation holds before the peer has to renew it.
         reservation_ttl: Duration = Duration::from_secs(60 * 60),
@@ -97,9 +98,9 @@ schema::sections! {
         max: usize = 50_000,
         /// Sockets whose peer has not yet shown who it is.
         transient_max: usize = 2_048,
-        /// Connections from one IP address.
+        /// Connections from one host: an IPv4 address or an IPv6 /64.
         per_ip_max: usize = 128,
-        /// Connections from one network: an IPv4 /24 or an IPv6 /56.
+        /// Connections from one network: an IPv4 /24 or an IPv6 /48.
         per_prefix_max: usize = 2_048,
         /// New connections per second from one IP address, in the long run.
         rate_per_ip: f64 = 4.0,

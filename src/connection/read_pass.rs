@@ -104,13 +104,17 @@ impl Connection {
         buffer[..kept].copy_from_slice(&self.partial);
         pool::give(std::mem::take(&mut self.partial));
         self.records(&mut buffer[..kept + count], pass)?;
-        Ok(if count == READ_MAX {
-            Poll::Ready(())
-        } else {
-            // The read took less than it asked for: the socket is empty and
-            // has been marked so, the next read waits for readiness.
-            Poll::Pending
-        })
+        if count == READ_MAX {
+            return Ok(Poll::Ready(()));
+        }
+        // The read took less than it asked for, so tokio has marked the socket
+        // as empty: this registers for the next readiness without a system
+        // call.
+        match self.reader.as_ref().poll_read_ready(task) {
+            Poll::Ready(Err(error)) => Err(Closed::Io(error.kind())),
+            Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
+            Poll::Pending => Ok(Poll::Pending),
+        }
     }
 
     /// Opens every complete record in `bytes`; keeps the beginning of one that
