@@ -9,11 +9,6 @@
     clippy::print_stderr,
     reason = "a command-line program prints its results"
 )]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a measuring client reads the clock and spawns its peers itself"
-)]
-
 mod address;
 mod compare;
 mod connection;
