@@ -329,12 +329,21 @@ impl Peer {
         self.send().await;
         let listening = async {
             while !done(self) {
-                assert!(!self.ended, "closed before {what}: {:?}", self.task_result());
+                assert!(
+                    !self.ended,
+                    "closed before {what}: {:?}",
+                    self.task_result()
+                );
                 self.listen().await;
             }
         };
         let heard = timeout(PATIENCE, listening).await;
-        assert!(heard.is_ok(), "no {what}: {:?} {:?}", self.streams, self.session);
+        assert!(
+            heard.is_ok(),
+            "no {what}: {:?} {:?}",
+            self.streams,
+            self.session
+        );
     }
 
     fn task_result(&mut self) -> Option<Closed> {
@@ -343,13 +352,17 @@ impl Peer {
 
     /// Waits until the server has reset a stream.
     pub(super) async fn until_reset(&mut self, stream: StreamId) {
-        self.until("reset", |peer| peer.heard(stream).is_some_and(|heard| heard.reset)).await;
+        self.until("reset", |peer| {
+            peer.heard(stream).is_some_and(|heard| heard.reset)
+        })
+        .await;
     }
 
     /// Waits until this many bytes have come on a stream, and takes them.
     pub(super) async fn until_bytes(&mut self, stream: StreamId, count: usize) -> Vec<u8> {
         self.until("bytes", |peer| {
-            peer.heard(stream).is_some_and(|heard| heard.bytes.len() >= count)
+            peer.heard(stream)
+                .is_some_and(|heard| heard.bytes.len() >= count)
         })
         .await;
         let heard = self.streams.get_mut(&stream).expect("bytes were heard");
@@ -367,7 +380,8 @@ impl Peer {
     pub(super) async fn until_status(&mut self, stream: StreamId) -> Status {
         self.until_agreed(stream, HOP_PROTOCOL).await;
         self.until("status", |peer| {
-            peer.heard(stream).is_some_and(|heard| HopMessage::decode(&heard.bytes).is_ok())
+            peer.heard(stream)
+                .is_some_and(|heard| HopMessage::decode(&heard.bytes).is_ok())
         })
         .await;
         let heard = self.streams.get_mut(&stream).expect("a status was heard");
@@ -388,7 +402,11 @@ impl Peer {
         };
         self.until("offer", |peer| offered(peer).is_some()).await;
         let stream = offered(self).expect("see above");
-        self.streams.get_mut(&stream).expect("see above").bytes.clear();
+        self.streams
+            .get_mut(&stream)
+            .expect("see above")
+            .bytes
+            .clear();
         stream
     }
 
@@ -399,8 +417,10 @@ impl Peer {
         self.until_agreed(stream, ping::PROTOCOL).await;
         assert_eq!(self.until_bytes(stream, 32).await, [7; 32]);
         self.finish(stream);
-        self.until("end of ping", |peer| peer.heard(stream).is_some_and(|heard| heard.finished))
-            .await;
+        self.until("end of ping", |peer| {
+            peer.heard(stream).is_some_and(|heard| heard.finished)
+        })
+        .await;
     }
 
     /// Sends what was gathered, listens until the server closes the
@@ -413,13 +433,20 @@ impl Peer {
             }
         };
         let ended = timeout(PATIENCE, listening).await;
-        assert!(ended.is_ok(), "not closed: {:?} {:?}", self.streams, self.session);
+        assert!(
+            ended.is_ok(),
+            "not closed: {:?} {:?}",
+            self.streams,
+            self.session
+        );
         joined(&mut self.task).await
     }
 
     /// Closes the connection and waits for the server to be done with it.
     pub(super) async fn leave(self) -> Closed {
-        let Self { socket, mut task, .. } = self;
+        let Self {
+            socket, mut task, ..
+        } = self;
         drop(socket);
         joined(&mut task).await
     }
@@ -456,14 +483,25 @@ impl Peer {
     }
 
     fn keep(&mut self, mut plaintext: &[u8]) {
-        while let Some(event) = self.demux.next(&mut plaintext).expect("frames that make sense") {
+        while let Some(event) = self
+            .demux
+            .next(&mut plaintext)
+            .expect("frames that make sense")
+        {
             match event {
                 Event::Opened(stream) => {
-                    let opened = Heard { opened: true, ..Heard::default() };
+                    let opened = Heard {
+                        opened: true,
+                        ..Heard::default()
+                    };
                     self.streams.insert(stream, opened);
                 }
                 Event::Data(stream, bytes) => {
-                    self.streams.entry(stream).or_default().bytes.extend_from_slice(bytes);
+                    self.streams
+                        .entry(stream)
+                        .or_default()
+                        .bytes
+                        .extend_from_slice(bytes);
                     if self.generous {
                         let credit = u32::try_from(bytes.len()).expect("a record");
                         frames::credit(self.muxer, stream, Greeting::None, credit, &mut self.batch);
@@ -492,5 +530,7 @@ pub(super) fn agreement(protocol: &str) -> Vec<u8> {
 
 async fn joined(task: &mut JoinSet<Closed>) -> Closed {
     let end = timeout(PATIENCE, task.join_next()).await;
-    end.expect("the connection ends").expect("one task").expect("no panic")
+    end.expect("the connection ends")
+        .expect("one task")
+        .expect("no panic")
 }
