@@ -24,6 +24,7 @@ mod task;
 
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
+pub use pool::observe_pool;
 pub use task::{Closed, Connection, Handover, Leftover};
 
 #[cfg(test)]
