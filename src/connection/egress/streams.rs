@@ -5,7 +5,7 @@
 //! credit or socket takes them; whoever sent them is owed their credit only
 //! when they have left.
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{collections::VecDeque, mem};
 
 use crate::connection::egress::{Egress, HIGH_WATER, QUEUE_MAX, State};
 use crate::engine::{
