@@ -12,6 +12,8 @@
 //!                                               └─ circuit ── other's egress
 //! ```
 
+#[doc(hidden)]
+pub mod bench_support;
 mod circuit;
 pub mod context;
 mod egress;
