@@ -1,4 +1,6 @@
 //! Buffer pools: how many buffers wait and how many are out.
+//!
+//! Told by the pools themselves, which also decide how many may wait.
 
 use super::declare::{Declarations, Kind};
 use super::gauge_value;
