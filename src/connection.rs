@@ -12,6 +12,8 @@
 //!                                               └─ circuit ── other's egress
 //! ```
 
+#[doc(hidden)]
+pub mod bench_support;
 mod circuit;
 pub mod context;
 mod egress;
@@ -24,4 +26,8 @@ mod task;
 
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
+pub use pool::observe_pool;
 pub use task::{Closed, Connection, Handover, Leftover};
+
+#[cfg(test)]
+mod tests;

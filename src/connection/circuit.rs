@@ -317,10 +317,9 @@ impl Connection {
         };
         if self.egress.reset_own(stream, code, pass.effects) == SendHalf::Ended {
             self.context.metrics.streams.reset_by_us();
-            if let Some(entry) = self.take_entry(stream) {
-                if broken == Broken::Gone {
-                    self.let_go(entry, None, pass.effects);
-                }
+            let entry = self.take_entry(stream);
+            if let (Some(entry), Broken::Gone) = (entry, broken) {
+                self.let_go(entry, None, pass.effects);
             }
         }
     }
@@ -333,12 +332,11 @@ impl Connection {
         if let Handler::Circuit(bound) = &entry.handler {
             bound.finish(pass.effects);
         }
-        if self.egress.receive_closed(stream) == SendHalf::Ended {
-            if let Some(entry) = self.take_entry(stream) {
-                if let Handler::Circuit(bound) = &entry.handler {
-                    bound.circuit.ended(EndCause::Finished);
-                }
-            }
+        if self.egress.receive_closed(stream) == SendHalf::Ended
+            && let Some(entry) = self.take_entry(stream)
+            && let Handler::Circuit(bound) = &entry.handler
+        {
+            bound.circuit.ended(EndCause::Finished);
         }
     }
 

@@ -225,19 +225,20 @@ impl Egress {
     }
 
     fn touch(&self, state: &mut State, effects: &mut Effects) {
-        if !state.touched && !state.blocked {
-            if let Some(me) = self.me.upgrade() {
-                state.touched = true;
-                effects.touch(me);
-            }
+        if !state.touched
+            && !state.blocked
+            && let Some(me) = self.me.upgrade()
+        {
+            state.touched = true;
+            effects.touch(me);
         }
     }
 
     fn signal(&self, bits: u8) {
-        if self.signals.fetch_or(bits, Ordering::AcqRel) & bits != bits {
-            if let Some(waker) = self.waker.get() {
-                waker.wake_by_ref();
-            }
+        if self.signals.fetch_or(bits, Ordering::AcqRel) & bits != bits
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake_by_ref();
         }
     }
 

@@ -378,10 +378,10 @@ impl Connection {
                 destination,
             } => self.joined(stream, destination, pass),
             Command::Refused { stream } => {
-                if let Some(entry) = self.table.find_mut(stream) {
-                    if matches!(entry.handler, Handler::Waiting(_)) {
-                        self.refuse_connect(stream, pass);
-                    }
+                if let Some(entry) = self.table.find_mut(stream)
+                    && matches!(entry.handler, Handler::Waiting(_))
+                {
+                    self.refuse_connect(stream, pass);
                 }
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),

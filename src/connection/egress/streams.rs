@@ -5,7 +5,7 @@
 //! credit or socket takes them; whoever sent them is owed their credit only
 //! when they have left.
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{collections::VecDeque, mem};
 
 use crate::connection::egress::{Egress, HIGH_WATER, QUEUE_MAX, State};
 use crate::engine::{
@@ -334,14 +334,10 @@ impl State {
         };
         let entry = &mut self.streams[index];
         entry.owed += bytes;
-        if entry.owed >= RETURN_AT {
-            if let Some(upstream) = &entry.upstream {
-                let leg = Leg {
-                    link: Arc::clone(&upstream.link),
-                    stream: upstream.stream,
-                };
-                effects.owe(leg, mem::take(&mut entry.owed));
-            }
+        if entry.owed >= RETURN_AT
+            && let Some(upstream) = &entry.upstream
+        {
+            effects.owe(upstream.clone(), mem::take(&mut entry.owed));
         }
     }
 

@@ -1,0 +1,5 @@
+//! Whole connections over loopback sockets, driven by peers that are written
+//! frame by frame.
+
+mod peer;
+mod services;
