@@ -235,13 +235,14 @@ impl Connection {
 
     /// The target's end is there: from now on bytes flow.
     pub(super) fn joined(&mut self, stream: StreamKey, destination: Leg, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.find_mut(stream) else {
-            destination
-                .link
-                .reset(destination.stream, reset_code::NONE, false, pass.effects);
-            return;
-        };
-        let Handler::Waiting(_) = &entry.handler else {
+        let waiting = self
+            .table
+            .find_mut(stream)
+            .filter(|entry| matches!(entry.handler, Handler::Waiting(_)));
+        let Some(entry) = waiting else {
+            // It was given up, or told no, while the target said yes.
+            let Leg { link, stream } = destination;
+            link.reset(stream, reset_code::NONE, false, pass.effects);
             return;
         };
         let Handler::Waiting(waiting) = std::mem::replace(&mut entry.handler, Handler::Spent)
@@ -315,7 +316,10 @@ impl Connection {
                 reset_code::RESOURCE_LIMIT
             }
         };
-        if self.egress.reset_own(stream, code, pass.effects) == SendHalf::Ended {
+        let half = self
+            .egress
+            .reset_unless_draining(stream, code, pass.effects);
+        if half == SendHalf::Ended {
             self.context.metrics.streams.reset_by_us();
             let entry = self.take_entry(stream);
             if let (Some(entry), Broken::Gone) = (entry, broken) {

@@ -215,16 +215,19 @@ impl Egress {
         }
         state.reserve(64);
         frame(&mut state.batch);
-        if state.batch.len() > HARD_MAX {
-            state.phase = Phase::Closing;
-            drop(state);
-            self.signal(signal::FAILED);
-            return;
-        }
         self.touch(&mut state, effects);
     }
 
+    /// To be called behind whatever was appended: sees that it is written, or
+    /// gives up a peer that makes us answer and does not read.
     fn touch(&self, state: &mut State, effects: &mut Effects) {
+        if state.batch.len() > HARD_MAX {
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closing;
+                self.signal(signal::FAILED);
+            }
+            return;
+        }
         if !state.touched
             && !state.blocked
             && let Some(me) = self.me.upgrade()
@@ -427,3 +430,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

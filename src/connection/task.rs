@@ -286,10 +286,10 @@ impl Connection {
         self.ended = true;
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
-        if self.context.registry.unregister(&self.remote.peer, self.id) == Presence::Left {
-            let relay = &self.context.relay;
-            relay.reservations.release(&self.remote.peer, self.id);
-            self.context.peers.forget(&self.remote.peer, self.id);
+        let peer = &self.remote.peer;
+        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+            self.context.relay.reservations.release(peer, newest);
+            self.context.peers.forget(peer, newest);
         }
         with_pass(clock::now(), |pass, _| {
             let commands = self.egress.close(closed.go_away(), pass.effects);
@@ -314,15 +314,19 @@ impl Connection {
             self.on_signals(task, pass)?;
             self.on_deadlines(pass)?;
             self.held(pass);
-            if self.hold.is_some() {
+            let read = if self.hold.is_some() {
                 // Woken by credit, or by the deadline of the hold.
-                return Ok(Poll::Pending);
+                Poll::Pending
+            } else {
+                self.read_pass(task, pass, buffer)?
+            };
+            if self.going_away && self.table.is_empty() {
+                return Err(Closed::GoAway);
             }
-            let progress = self.read_pass(task, pass, buffer)?;
             // A stream that began to hold up reading asks here to be told of
             // its credit: what this pass carried may be paid for at its end.
             self.held(pass);
-            Ok(progress)
+            Ok(read)
         });
         match result {
             Err(closed) => Poll::Ready(closed),
@@ -386,11 +390,15 @@ impl Connection {
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
-            Command::Forget(stream) => drop(self.take_entry(stream)),
+            Command::Forget(stream) => {
+                if let Some(Handler::Circuit(bound)) =
+                    self.take_entry(stream).map(|entry| entry.handler)
+                {
+                    // Unless another cause was told before.
+                    bound.circuit.ended(EndCause::Finished);
+                }
+            }
             Command::Close(ending) => return Err(Closed::Ending(ending)),
-        }
-        if self.going_away && self.table.is_empty() {
-            return Err(Closed::GoAway);
         }
         Ok(())
     }

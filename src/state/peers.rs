@@ -95,8 +95,8 @@ impl Peers {
         self.known.with(peer, |known| known.cloned())
     }
 
-    /// The peer has left with this connection, its last one. What it said
-    /// since, over a newer connection, stays.
+    /// The peer has left, and this is the newest connection it may have had.
+    /// What it said since, over a newer one, stays.
     pub fn forget(&self, peer: &PeerId, last: ConnectionId) {
         drop(self.known.remove_if(peer, |known| known.connection <= last));
     }

@@ -147,15 +147,17 @@ impl Egress {
             .map_or(0, |index| mem::take(&mut state.streams[index].granted))
     }
 
-    /// As [`Self::collect_granted`]; if there is none, the task will be woken
-    /// by the next grant on this connection.
-    pub(in crate::connection) fn hold(&self, stream: StreamKey) -> u32 {
+    /// Adds to `window` what [`Self::collect_granted`] tells. If the stream
+    /// still may not send, the task will be woken by the next grant on this
+    /// connection.
+    pub(in crate::connection) fn hold(&self, stream: StreamKey, window: i64) -> i64 {
         let mut state = self.state.lock();
         let granted = state
             .find(stream)
             .map_or(0, |index| mem::take(&mut state.streams[index].granted));
-        state.holding = granted == 0;
-        granted
+        let window = window + i64::from(granted);
+        state.holding = window <= 0;
+        window
     }
 
     /// Whether bytes carried on the stream from now on are paid for by
@@ -204,9 +206,22 @@ impl Egress {
         }
     }
 
-    /// Resets a stream at once, unless a reset is already on its way behind
-    /// bytes that are still to be delivered.
+    /// Resets a stream at once; what is queued for it is dropped.
     pub(in crate::connection) fn reset_own(
+        &self,
+        stream: StreamKey,
+        code: u32,
+        effects: &mut Effects,
+    ) {
+        let mut state = self.state.lock();
+        if let Ok(index) = state.find(stream) {
+            self.reset_now(&mut state, index, code, effects);
+        }
+    }
+
+    /// As [`Self::reset_own`], unless a reset is already on its way behind
+    /// bytes that are still to be delivered.
+    pub(in crate::connection) fn reset_unless_draining(
         &self,
         stream: StreamKey,
         code: u32,
@@ -219,10 +234,14 @@ impl Egress {
         if matches!(state.streams[index].after, After::Reset(_)) {
             return SendHalf::Open;
         }
+        self.reset_now(&mut state, index, code, effects);
+        SendHalf::Ended
+    }
+
+    fn reset_now(&self, state: &mut State, index: usize, code: u32, effects: &mut Effects) {
         state.clear_queue(index);
         state.end(self.muxer, index, After::Reset(code));
-        self.touch(&mut state, effects);
-        SendHalf::Ended
+        self.touch(state, effects);
     }
 
     /// The peer has reset the stream: what is queued for it is dropped.
@@ -278,7 +297,8 @@ impl State {
     }
 
     /// Takes `payload` for the stream: as much as credit and the high-water
-    /// mark allow into the batch, the rest into the queue.
+    /// mark allow into the batch, at most one turn of it, the rest into the
+    /// queue.
     #[inline]
     pub(super) fn push(&mut self, muxer: Muxer, index: usize, payload: &[u8]) -> Result<(), Gone> {
         let entry = &self.streams[index];
@@ -286,7 +306,7 @@ impl State {
             return Err(Gone);
         }
         let direct = if entry.queue.is_empty() && self.batch.len() < HIGH_WATER {
-            entry.allowance(muxer).min(payload.len())
+            entry.allowance(muxer).min(payload.len()).min(TURN)
         } else {
             0
         };
