@@ -5,10 +5,7 @@
 //! against the circuit's budget. Credit for it comes back from there when the
 //! bytes have left, so a circuit holds at most one window in each direction.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::engine::budget::Budget;
 use crate::metrics::{CircuitMetrics, Service};
@@ -23,12 +20,9 @@ use crate::wire::relay::{Status, encode_hop_status};
 use super::{
     egress::SendHalf,
     read_pass::Pass,
-    stream::{Entry, Handler, Origin},
+    stream::{Entry, Handler},
     task::Connection,
 };
-
-/// How long the last bytes before a limit may take to be delivered.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Which end of a circuit a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,11 +169,18 @@ impl Connection {
         }
     }
 
-    /// Takes up a circuit that another connection's peer asked for.
+    /// Takes up a circuit that another connection's peer asked for, unless
+    /// this one is ending or its peer could not bear one more stream now.
     pub(super) fn offer(&mut self, circuit: Arc<Circuit>, source: Leg, pass: &mut Pass<'_>) {
+        if self.going_away || !self.bears_opening(pass.now) {
+            return self.decline(Command::Offer { circuit, source }, pass);
+        }
         pass.output.clear();
         let offer = Offer::new(circuit, source, pass.output);
-        let stream = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop);
+        let (circuit, source) = (Arc::clone(&offer.circuit), offer.source.clone());
+        let Some(stream) = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop) else {
+            return self.decline(Command::Offer { circuit, source }, pass);
+        };
         self.set_deadline(stream, Some(pass.now + PATIENCE));
         self.send(stream, pass);
     }
@@ -368,36 +369,12 @@ impl Connection {
         }
     }
 
-    /// Opens a stream of ours.
-    pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> StreamKey {
-        let stream = self.egress.open_stream();
-        let mut guard = self
-            .context
-            .metrics
-            .streams
-            .opened(crate::metrics::Direction::Outbound);
-        guard.serves(service);
-        self.table
-            .insert(Entry::new(stream, Origin::Us, handler, guard));
-        stream
-    }
-
     pub(super) fn asker(&self) -> Asker {
         Asker {
             peer: self.remote.peer,
             address: self.remote.address.ip(),
             connection: self.id,
         }
-    }
-
-    /// Sees to it that a stream being drained ends.
-    pub(super) fn draining(&mut self, stream: StreamKey, now: Instant) {
-        let Some(entry) = self.table.find_mut(stream) else {
-            return;
-        };
-        let limit = now + DRAIN_MAX;
-        let deadline = entry.deadline.map_or(limit, |deadline| deadline.min(limit));
-        self.set_deadline(stream, Some(deadline));
     }
 
     fn leg(&self, stream: StreamKey) -> Leg {

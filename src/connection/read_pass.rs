@@ -24,9 +24,10 @@ use crate::metrics::{Direction, Service};
 use crate::state::leg::{Effects, Link, StreamKey, reset_code};
 
 use super::{
+    closed::Closed,
     pool,
     stream::{Entry, Handler, Origin},
-    task::{Closed, Connection, HOLD_MAX, Hold, NEGOTIATION_MAX},
+    task::{Connection, HOLD_MAX, Hold, NEGOTIATION_MAX},
 };
 
 /// Most bytes that one pass reads.
@@ -99,7 +100,6 @@ impl Connection {
         if count == 0 {
             return Err(Closed::Peer);
         }
-        self.heard = true;
         self.context.metrics.egress.received(count);
         buffer[..kept].copy_from_slice(&self.partial);
         pool::give(std::mem::take(&mut self.partial));
@@ -128,6 +128,7 @@ impl Connection {
                 break;
             };
             let plaintext = self.open.open(record)?;
+            self.heard = true;
             self.frames(plaintext, pass)?;
             begin = end;
         }
