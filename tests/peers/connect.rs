@@ -1,6 +1,6 @@
 //! Circuits that work: end to end through the relay, in bulk, half-closed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::StreamProtocol;
@@ -40,7 +40,6 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
     let server = Server::start(&["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"]);
     let (source, target) = meet(&server, muxer).await;
     let mut offered = target.streams().accept(BULK).unwrap();
-    let begun = Instant::now();
     within(BULK_MAX, "a hundred mebibytes each way", async {
         let (there, here) = futures::join!(
             async {
@@ -55,10 +54,6 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
         assert_eq!((there, here), (BULK_BYTES, BULK_BYTES));
     })
     .await;
-    println!(
-        "{muxer:?}: {BULK_BYTES} bytes each way in {:?}",
-        begun.elapsed()
-    );
     let metrics = server.metrics().await;
     for direction in ["source_to_destination", "destination_to_source"] {
         let series = format!(r#"waystation_relay_bytes_total{{direction="{direction}"}}"#);

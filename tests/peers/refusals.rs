@@ -134,7 +134,7 @@ async fn a_target_that_does_not_take_the_circuit_is_told(muxer: Muxer) {
     );
     assert_eq!(refused.status, hop::CONNECTION_FAILED);
     let ((ignored, _), ()) = futures::join!(hop::connect(&source, &server, target.id()), async {
-        drop(offers.hold().await)
+        drop(offers.hold().await);
     });
     assert_eq!(ignored.status, hop::CONNECTION_FAILED);
     let (to_itself, _) = hop::connect(&target, &server, target.id()).await;
