@@ -160,6 +160,9 @@ impl Server {
         SockRef::from(&accepted)
             .set_send_buffer_size(32 * 1024)
             .expect("a size");
+        for socket in [&socket, &accepted] {
+            socket.set_nodelay(true).expect("an option");
+        }
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
