@@ -78,14 +78,13 @@ impl Server {
             };
             let address = SocketAddr::from(([198, 51, 100, 7], 4001));
             let now = clock::now();
-            let Ok(permit) = self.limits.admit(SocketAddr::from(([127, 0, 0, 1], 1)), now) else {
+            let Ok(permit) = self
+                .limits
+                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), now)
+            else {
                 return;
             };
-            let guard = self
-                .context
-                .metrics
-                .connections
-                .opened(labels(muxer), now);
+            let guard = self.context.metrics.connections.opened(labels(muxer), now);
             let peer = libp2p_identity::PeerId::random();
             let (mut connection, leftover) = Connection::new(
                 Arc::clone(&self.context),

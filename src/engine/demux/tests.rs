@@ -459,8 +459,11 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
         let bytes = frames.concat();
-        let whole = told(muxer, side, [&bytes[..]]);
-        prop_assert_eq!(&told(muxer, side, bytes.chunks(1)), &whole);
-        prop_assert_eq!(&told(muxer, side, pieces(&bytes, &cuts)), &whole);
+        // The reason may differ: a length that is too large is seen before its
+        // end when it comes byte by byte.
+        let outcome = |(told, end): Outcome| (told, end.is_err());
+        let whole = outcome(told(muxer, side, [&bytes[..]]));
+        prop_assert_eq!(&outcome(told(muxer, side, bytes.chunks(1))), &whole);
+        prop_assert_eq!(&outcome(told(muxer, side, pieces(&bytes, &cuts))), &whole);
     }
 }
