@@ -27,7 +27,7 @@ async fn a_negotiation_that_dribbles_is_cut_off() {
         let said = agreement(ping::PROTOCOL);
         for byte in &said[..9] {
             peer.write(stream, &[*byte]);
-            peer.send().await;
+            peer.glance().await;
             clock.advance(1).await;
         }
         peer.glance().await;

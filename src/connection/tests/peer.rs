@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
 };
@@ -71,7 +71,7 @@ const FROM_SERVER: [u8; 32] = [2; 32];
 /// Stands still unless told: a paused clock of tokio's own goes forward
 /// whenever it sees nothing to do, also while bytes are on their way.
 pub(super) struct Stopped {
-    _running: SyncSender<()>,
+    running: SyncSender<()>,
 }
 
 impl Stopped {
@@ -81,7 +81,7 @@ impl Stopped {
         let (running, ended) = sync_channel(0);
         // Time does not go forward by itself while something blocks.
         tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
-        Self { _running: running }
+        Self { running }
     }
 
     /// Goes forward, second by second, so that everybody keeps up.
@@ -90,6 +90,19 @@ impl Stopped {
             tokio::time::advance(Duration::from_secs(1)).await;
             breathe().await;
         }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let stood = !matches!(
+            self.running.try_send(()),
+            Err(TrySendError::Disconnected(()))
+        );
+        assert!(
+            stood || std::thread::panicking(),
+            "real time was waited for"
+        );
     }
 }
 

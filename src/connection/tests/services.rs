@@ -86,7 +86,7 @@ async fn what_is_no_negotiation_resets_its_stream() {
         behind_header(&[0xff; 9]),
         token(ping::PROTOCOL), // no header
         token("/multistream/2.0.0"),
-        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        b"GET / HTTP/1.1\r\n".repeat(9),
         behind_header(&token("/unknown").repeat(ROUNDS_MAX + 1)),
         behind_header(&token(HEADER).repeat(ROUNDS_MAX + 1)),
         // What a lazy client sends for a protocol that we do not have.
