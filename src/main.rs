@@ -1,4 +1,7 @@
-//! The program: arguments in, exit code out. Everything else is the library's.
+//! The program: arguments in, exit code out.
+//!
+//! Owns the allocator, which a library must not choose. Everything else is the
+//! library's.
 
 use std::process::ExitCode;
 

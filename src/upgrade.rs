@@ -15,6 +15,7 @@ use libp2p_identity::{PeerId, PublicKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use self::drive::Drive;
 use crate::engine::handshake::{
     Established, Handshake, HandshakeError, KeyError, Local, StaticKey,
 };
@@ -180,7 +181,7 @@ async fn within<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let upgrade = drive::run(&mut socket, handshake, opening);
+    let upgrade = Drive::new(&mut socket, handshake, opening).run();
     let established = tokio::time::timeout(timeout, upgrade)
         .await
         .map_err(|_| UpgradeError::Timeout(timeout))??;

@@ -1,4 +1,7 @@
 //! The paths of the admin server and what each answers.
+//!
+//! Answers are made anew for each request and never stored by anybody. What
+//! being live and ready means is left to `health`.
 
 use axum::Router;
 use axum::extract::State;

@@ -4,8 +4,13 @@
 //! Bounded by what the tasks hold: a connection task has a permit, the others
 //! are one each.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
+use pin_project_lite::pin_project;
 use tokio_util::task::TaskTracker;
 
 /// Starts tasks on the runtime that it is used on and waits for their end.
@@ -21,11 +26,7 @@ impl Supervisor {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        let guard = PanicGuard { name };
-        self.tracker.spawn(async move {
-            task.await;
-            std::mem::forget(guard);
-        });
+        self.tracker.spawn(Named { name, task });
     }
 
     /// Waits until no task is left. None may be started after this.
@@ -35,15 +36,35 @@ impl Supervisor {
     }
 }
 
-/// Tells of a task that ended by a panic. Zero bytes more than its name.
+pin_project! {
+    /// A task with a name. Not an async block, which would hold the task's
+    /// future twice, in every connection.
+    struct Named<F> {
+        name: &'static str,
+        #[pin]
+        task: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Named<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let guard = PanicGuard { name: this.name };
+        let poll = this.task.poll(context);
+        std::mem::forget(guard);
+        poll
+    }
+}
+
+/// Tells of a task that panicked, when it does.
 struct PanicGuard {
     name: &'static str,
 }
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(task = self.name, "a task panicked; this is a bug");
-        }
+        tracing::error!(task = self.name, "a task panicked; this is a bug");
     }
 }

@@ -25,6 +25,7 @@ impl<K: Ord + Copy> Deadlines<K> {
     pub fn change(&mut self, key: K, old: Option<Instant>, new: Option<Instant>) {
         if let Some(old) = old {
             self.index.remove(&(old, key));
+            self.shrink();
         }
         if let Some(new) = new {
             self.index.insert((new, key));
@@ -42,7 +43,17 @@ impl<K: Ord + Copy> Deadlines<K> {
         if self.next()? > now {
             return None;
         }
-        self.index.pop_first().map(|(_, key)| key)
+        let expired = self.index.pop_first().map(|(_, key)| key);
+        self.shrink();
+        expired
+    }
+
+    /// An emptied tree keeps a node of 280 bytes, which every idle connection
+    /// would hold.
+    fn shrink(&mut self) {
+        if self.index.is_empty() {
+            self.index = BTreeSet::new();
+        }
     }
 
     /// Whether no key has a deadline.

@@ -1,4 +1,7 @@
 //! The stream multiplexers that a connection can run, by name.
+//!
+//! One list for the handshake, the configuration and metric labels, so that
+//! they cannot disagree. How each one frames is left to `demux` and `frames`.
 
 /// A stream multiplexer as negotiated for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,7 @@
 //! What jemalloc holds, read at each scrape.
+//!
+//! Five gauges of the whole process; what of it belongs to which layer is told
+//! by the pools and by the numbers of connections and streams.
 
 use tikv_jemalloc_ctl::{epoch, stats};
 

@@ -1,4 +1,7 @@
 //! Circuits through the relay, the answers to CONNECT, and the bytes relayed.
+//!
+//! A guard for each open circuit counts it in and, with its cause, out. Bytes
+//! are counted in shards, since every worker adds to them in every pass.
 
 use std::sync::Arc;
 use std::time::Instant;

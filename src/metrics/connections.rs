@@ -1,4 +1,7 @@
 //! Authenticated connections: open, opened, closed, for how long and why.
+//!
+//! A guard for each connection counts it in and out. Its label set comes from
+//! closed lists and is resolved when it first occurs.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

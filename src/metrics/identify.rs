@@ -1,4 +1,6 @@
 //! Identify messages and the tables that intern what they say.
+//!
+//! Counts only: what a peer says of itself never becomes a label.
 
 use prometheus::{IntCounter, IntGauge};
 

@@ -1,4 +1,7 @@
 //! Sockets from `accept` to the end of their upgrade, and those turned away.
+//!
+//! A guard counts each socket that is being upgraded. The levels of the tables
+//! that limit by origin are copied in before a scrape.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

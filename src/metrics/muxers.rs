@@ -1,4 +1,6 @@
 //! What the multiplexers had to stop or forbid.
+//!
+//! Counted where it is found; which peer it was stands in the log, at debug.
 
 use prometheus::IntCounter;
 

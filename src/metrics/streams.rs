@@ -1,4 +1,7 @@
 //! Streams inside connections: open by service, opened, refused, reset.
+//!
+//! A guard for each stream counts it in and out under its service. Labels are
+//! closed lists: a protocol that nobody serves has no series.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! Handshakes: how long they take and why they fail.
+//!
+//! A timer for each one; one that is dropped unfinished counts as abandoned.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

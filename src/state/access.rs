@@ -1,4 +1,7 @@
 //! Who may use the relay: the operator's lists of peers.
+//!
+//! Fixed at the start and read without a lock. How many may use it, and how
+//! much, is left to the limits.
 
 use std::collections::HashSet;
 

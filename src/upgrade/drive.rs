@@ -6,10 +6,12 @@
 //! does not take at once is the only thing copied out.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::UpgradeError;
 use crate::engine::handshake::{Established, Handshake, MESSAGE_MAX, Progress};
@@ -31,74 +33,89 @@ thread_local! {
     });
 }
 
-/// What one pass leaves to do.
-struct Pass {
-    progress: Progress,
+/// One upgrade and its socket. Reads on while an answer waits to be sent, so
+/// that two sides with full buffers cannot wait for each other; what waits is
+/// bounded by how often the engine answers at all.
+pub(super) struct Drive<'a, S> {
+    socket: &'a mut S,
+    handshake: Handshake<'a>,
     unsent: Vec<u8>,
+    established: Option<Box<Established>>,
 }
 
-/// Runs `handshake` over `socket` to its end. Not cancel-safe: a dropped
-/// upgrade drops its connection.
-pub(super) async fn run<S>(
-    socket: &mut S,
-    mut handshake: Handshake<'_>,
-    opening: Vec<u8>,
-) -> Result<Box<Established>, UpgradeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    socket.write_all(&opening).await?;
-    drop(opening);
-    loop {
-        let pass = std::future::poll_fn(|cx| poll_pass(socket, &mut handshake, cx)).await?;
-        if !pass.unsent.is_empty() {
-            socket.write_all(&pass.unsent).await?;
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
+    /// `opening` is sent before anything is read.
+    pub(super) fn new(socket: &'a mut S, handshake: Handshake<'a>, opening: Vec<u8>) -> Self {
+        Self {
+            socket,
+            handshake,
+            unsent: opening,
+            established: None,
         }
-        match pass.progress {
-            Progress::NeedMore => {}
-            Progress::Established(established) => return Ok(established),
+    }
+
+    /// Runs to the end of the upgrade. Not cancel-safe: a dropped upgrade
+    /// leaves its socket in the middle of one.
+    pub(super) async fn run(mut self) -> Result<Box<Established>, UpgradeError> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Established>, UpgradeError>> {
+        loop {
+            if !self.unsent.is_empty() {
+                let sent = write_now(self.socket, &self.unsent, cx)?;
+                self.unsent.drain(..sent);
+            }
+            if self.established.is_none() {
+                ready!(self.poll_pass(cx))?;
+            } else if !self.unsent.is_empty() {
+                return Poll::Pending;
+            } else if let Some(established) = self.established.take() {
+                return Poll::Ready(Ok(established));
+            }
         }
+    }
+
+    /// Reads once; if there was anything, feeds the engine and writes its
+    /// answer.
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpgradeError>> {
+        SCRATCH.with_borrow_mut(|Scratch { input, output }| {
+            let mut read = ReadBuf::new(input);
+            ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut read))?;
+            let bytes = read.filled_mut();
+            if bytes.is_empty() {
+                return Poll::Ready(Err(UpgradeError::Eof));
+            }
+            output.clear();
+            if let Progress::Established(established) =
+                self.handshake.handle_input(bytes, output)?
+            {
+                self.established = Some(established);
+            }
+            let sent = if self.unsent.is_empty() {
+                write_now(self.socket, output, cx)?
+            } else {
+                0
+            };
+            self.unsent.extend_from_slice(&output[sent..]);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
-/// Reads once; if there was anything, feeds the engine and writes its answer.
-fn poll_pass<S>(
-    socket: &mut S,
-    handshake: &mut Handshake<'_>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Pass, UpgradeError>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    SCRATCH.with_borrow_mut(|Scratch { input, output }| {
-        let mut read = ReadBuf::new(input);
-        ready!(Pin::new(&mut *socket).poll_read(cx, &mut read))?;
-        let bytes = read.filled_mut();
-        if bytes.is_empty() {
-            return Poll::Ready(Err(UpgradeError::Eof));
-        }
-        output.clear();
-        let progress = handshake.handle_input(bytes, output)?;
-        let unsent = match write_now(socket, output, cx)? {
-            sent if sent < output.len() => output[sent..].to_vec(),
-            _ => Vec::new(),
-        };
-        Poll::Ready(Ok(Pass { progress, unsent }))
-    })
-}
-
-/// Writes what the socket takes without waiting, which for an answer of a few
-/// hundred bytes is all of it.
-fn write_now<S>(socket: &mut S, bytes: &[u8], cx: &mut Context<'_>) -> std::io::Result<usize>
+/// Writes until the socket takes no more, which it has asked to be woken for
+/// then. An answer of a few hundred bytes goes out in one call.
+fn write_now<S>(socket: &mut S, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize>
 where
     S: AsyncWrite + Unpin,
 {
-    if bytes.is_empty() {
-        return Ok(0);
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match Pin::new(&mut *socket).poll_write(cx, &bytes[sent..])? {
+            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => sent += written,
+            Poll::Pending => break,
+        }
     }
-    match Pin::new(socket).poll_write(cx, bytes) {
-        Poll::Ready(written) => written,
-        // The wake-up this registered is spent by `write_all`, which asks again.
-        Poll::Pending => Ok(0),
-    }
+    Ok(sent)
 }

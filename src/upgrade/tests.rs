@@ -33,7 +33,7 @@ fn context_of(identity: &Identity, muxers: &[Muxer]) -> UpgradeContext {
 async fn both_roles_meet_even_through_the_narrowest_pipe() {
     let identities = [Identity::generate(), Identity::generate()];
     let [ours, theirs] = [0, 1].map(|side| context_of(&identities[side], &Muxer::ALL));
-    for width in [1, 50, 4096] {
+    for width in [1, 2, 50, 4096] {
         let (near, far) = duplex(width);
         let (a, b) = tokio::try_join!(accept_on(near, &ours), dial_on(far, &theirs)).unwrap();
         assert_eq!(a.peer_id, identities[1].peer_id());
@@ -230,6 +230,14 @@ async fn open_one_stream(mut up: Upgraded, stream: u8) {
     }
 }
 
+/// Runs both until ours is through; the peer serves for ever.
+async fn until_heard(ours: impl Future<Output = ()>, peer: impl Future<Output = ()>) {
+    tokio::select! {
+        () = ours => {}
+        () = peer => panic!("the peer gave up"),
+    }
+}
+
 const VERSIONS: [Version; 2] = [Version::V1, Version::V1Lazy];
 
 #[tokio::test]
@@ -247,17 +255,19 @@ async fn rust_libp2p_dials_us() {
                 port_use: PortUse::New,
             },
         );
-        let peer = tokio::spawn(async move {
+        let peer = async move {
             let (peer_id, muxer) = dial.unwrap().await.unwrap();
             assert_eq!(peer_id, identity.peer_id());
             serve_one_stream(muxer).await;
-        });
-        let (socket, _) = listener.accept().await.unwrap();
-        let up = accept(socket, &context).await.unwrap();
-        assert_eq!(up.peer_id, key.public().to_peer_id());
-        assert_eq!((up.muxer, up.early_muxer), (muxer, false));
-        open_one_stream(up, 2).await;
-        peer.abort();
+        };
+        let us = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let up = accept(socket, &context).await.unwrap();
+            assert_eq!(up.peer_id, key.public().to_peer_id());
+            assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+            open_one_stream(up, 2).await;
+        };
+        until_heard(us, peer).await;
     }
 }
 
@@ -282,19 +292,21 @@ async fn we_dial_rust_libp2p() {
             .parse()
             .unwrap();
         let us = identity.peer_id();
-        let peer = tokio::spawn(async move {
+        let peer = async move {
             let Some(TransportEvent::Incoming { upgrade, .. }) = transport.next().await else {
                 panic!("no connection");
             };
             let (peer_id, muxer) = upgrade.await.unwrap();
             assert_eq!(peer_id, us);
             serve_one_stream(muxer).await;
-        });
-        let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let up = dial(socket, &context).await.unwrap();
-        assert_eq!(up.peer_id, key.public().to_peer_id());
-        assert_eq!((up.muxer, up.early_muxer), (muxer, false));
-        open_one_stream(up, 1).await;
-        peer.abort();
+        };
+        let talk = async {
+            let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let up = dial(socket, &context).await.unwrap();
+            assert_eq!(up.peer_id, key.public().to_peer_id());
+            assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+            open_one_stream(up, 1).await;
+        };
+        until_heard(talk, peer).await;
     }
 }

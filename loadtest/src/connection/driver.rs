@@ -1,7 +1,7 @@
 //! What goes on inside a running connection: requests on streams of its own, and the
 //! driver that moves the muxer and serves the streams the server opens.
 //!
-//! Bounds how many streams are being opened at once.
+//! Bounds how many streams are being opened at once, and how long a request may take.
 
 use std::{
     io,
@@ -20,8 +20,9 @@ use libp2p::{
     core::muxing::{StreamMuxerBox, StreamMuxerExt, SubstreamBox},
 };
 use multistream_select::{Version, dialer_select_proto};
+use tokio::time::timeout;
 
-use super::Stream;
+use super::{DEADLINE, Stream};
 use crate::{responder::Responder, wire};
 
 /// Streams being opened at once on one connection.
@@ -53,6 +54,10 @@ impl Streams {
     /// # Errors
     /// When the stream fails or the echo differs.
     pub(crate) async fn ping(&mut self) -> anyhow::Result<()> {
+        in_time("ping", self.ping_unbounded()).await
+    }
+
+    async fn ping_unbounded(&mut self) -> anyhow::Result<()> {
         let mut stream = self.open(wire::PING_PROTOCOL).await?;
         let sent = [0x5a; 32];
         stream.write_all(&sent).await?;
@@ -71,6 +76,10 @@ impl Streams {
     /// # Errors
     /// When the stream fails.
     pub(crate) async fn identify(&mut self) -> anyhow::Result<()> {
+        in_time("identify", self.identify_unbounded()).await
+    }
+
+    async fn identify_unbounded(&mut self) -> anyhow::Result<()> {
         let mut stream = self.open(wire::IDENTIFY_PROTOCOL).await?;
         wire::read_message(&mut stream).await?;
         stream.close().await?;
@@ -82,11 +91,15 @@ impl Streams {
     /// # Errors
     /// When the stream fails or the server refuses.
     pub(crate) async fn reserve(&mut self) -> anyhow::Result<()> {
+        in_time("reserve", self.reserve_unbounded()).await
+    }
+
+    async fn reserve_unbounded(&mut self) -> anyhow::Result<()> {
         let mut stream = self.open(wire::HOP_PROTOCOL).await?;
         stream.write_all(wire::reserve()).await?;
         stream.flush().await?;
         let answer = wire::read_message(&mut stream).await?;
-        wire::expect_hop_ok(&answer).context("reserve")?;
+        wire::expect_hop_ok(&answer)?;
         stream.close().await?;
         Ok(())
     }
@@ -96,13 +109,27 @@ impl Streams {
     /// # Errors
     /// When the stream fails or the server refuses.
     pub(crate) async fn circuit(&mut self, target: PeerId) -> anyhow::Result<Stream> {
+        in_time("connect", self.circuit_unbounded(target)).await
+    }
+
+    async fn circuit_unbounded(&mut self, target: PeerId) -> anyhow::Result<Stream> {
         let mut stream = self.open(wire::HOP_PROTOCOL).await?;
         stream.write_all(&wire::connect(target)).await?;
         stream.flush().await?;
         let answer = wire::read_message(&mut stream).await?;
-        wire::expect_hop_ok(&answer).context("connect")?;
+        wire::expect_hop_ok(&answer)?;
         Ok(stream)
     }
+}
+
+async fn in_time<T>(
+    what: &'static str,
+    request: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    timeout(DEADLINE, request)
+        .await
+        .unwrap_or_else(|_| bail!("no answer in time"))
+        .context(what)
 }
 
 /// Polls the muxer and the streams the server opened.
