@@ -12,19 +12,25 @@
 //!                                               └─ circuit ── other's egress
 //! ```
 
+#[doc(hidden)]
+pub mod bench_support;
 mod circuit;
+mod closed;
 pub mod context;
 mod egress;
 mod outbound;
+mod patience;
 mod pool;
 mod read_pass;
 mod serve;
 mod stream;
 mod task;
 
+pub use closed::Closed;
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
-pub use task::{Closed, Connection, Handover, Leftover};
+pub use pool::observe_pool;
+pub use task::{Connection, Handover, Leftover};
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
 pub use listener::{ListenerMetrics, SocketGuard};
 pub use muxers::MuxerMetrics;
-pub use pools::{PoolMetrics, PoolsMetrics};
+pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use streams::{StreamGuard, StreamMetrics};
@@ -62,7 +62,7 @@ pub struct Metrics {
     pub relay: Arc<RelayMetrics>,
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
-    pub pools: Arc<PoolsMetrics>,
+    pub pools: Arc<PoolMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -89,7 +89,7 @@ impl Metrics {
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
-        let pools = Arc::new(PoolsMetrics::new(&mut declare));
+        let pools = Arc::new(PoolMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,

@@ -39,7 +39,7 @@ pub enum DecodeError {
 
 /// Bytes of a captured vector, written in hexadecimal with spaces at will.
 #[cfg(test)]
-fn hex(text: &str) -> Vec<u8> {
+pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text
         .chars()
         .filter_map(|digit| digit.to_digit(16))

@@ -73,11 +73,11 @@ impl Sizes {
     fn new(options: &Options) -> Self {
         let mut sizes = if options.quick {
             Self {
-                handshakes: 200,
+                handshakes: 500,
                 idle: 300,
                 idle_seconds: 1,
-                reserves: 2000,
-                circuit_seconds: 1.0,
+                reserves: 5000,
+                circuit_seconds: 1.5,
                 rounds: 1,
             }
         } else {

@@ -22,12 +22,13 @@ mod wire;
 use std::process::ExitCode;
 
 use address::Target;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use connection::Stack;
 use procfs::Server;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scenario::{Bench, handshake, idle, relay, reserve, rtt};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(version, about = "Measures a libp2p relay server")]
@@ -120,7 +121,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_compare(options: &compare::Options, json: bool) -> anyhow::Result<ExitCode> {
-    let rows = compare::run(options, json).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let rows = tokio::select! {
+        rows = compare::run(options, json) => rows?,
+        // Dropping the comparison ends the server it has started.
+        _ = terminate.recv() => bail!("interrupted"),
+        _ = interrupt.recv() => bail!("interrupted"),
+    };
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {

@@ -72,7 +72,7 @@ impl Server {
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        observe(&metrics, &shared, config);
+        observe(&metrics, &shared);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -120,8 +120,8 @@ impl Server {
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
         }
-        let housekeeping = housekeeping(Arc::clone(&self.shared.context), Arc::clone(&self.health));
-        let (token, until) = (CancellationToken::new(), CancellationToken::new());
+        let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
+        let until = CancellationToken::new();
         let housekeeping_until = until.clone();
         supervisor.spawn("housekeeping", async move {
             tokio::select! {
@@ -130,7 +130,6 @@ impl Server {
                 () = housekeeping => {}
             }
         });
-        drop(token);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -204,9 +203,8 @@ async fn bind_admin(
 }
 
 /// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, config: &Config) {
+fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
     let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
-    let _ = config;
     metrics.before_scrape(move |metrics| {
         let usage = limits.usage();
         metrics
@@ -224,7 +222,8 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, config: &Config) {
 
 /// Sweeps expired reservations, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
-async fn housekeeping(context: Arc<Context>, health: Arc<Health>) {
+async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
+    let reservations = &shared.context.relay.reservations;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().is_some();
@@ -232,8 +231,9 @@ async fn housekeeping(context: Arc<Context>, health: Arc<Health>) {
     loop {
         ticks.tick().await;
         let now = clock::now();
-        context.relay.reservations.sweep(stripe, now);
-        stripe = (stripe + 1) % context.relay.reservations.stripes();
+        reservations.sweep(stripe, now);
+        stripe = (stripe + 1) % reservations.stripes();
+        shared.limits.sweep(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }

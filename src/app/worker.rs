@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
     clock,
-    connection::{Connection, Context, Handover, Remote},
+    connection::{Connection, Context, Handover, Leftover, Remote, observe_pool},
     engine::{demux::Side, muxer::Muxer},
     listener::{AcceptEvent, WorkerSocket, accept_loop},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
@@ -55,6 +55,7 @@ pub(super) fn start(
 }
 
 async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
+    observe_pool(Arc::clone(&shared.context.metrics.pools));
     let supervisor = Supervisor::default();
     for socket in sockets {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
@@ -165,10 +166,7 @@ impl Socket {
     }
 }
 
-fn drive(
-    mut connection: Connection,
-    leftover: crate::connection::Leftover,
-) -> impl Future<Output = ()> + Send {
+fn drive(mut connection: Connection, leftover: Leftover) -> impl Future<Output = ()> + Send {
     // What came behind the handshake is worked through here, so that it is not
     // part of the task for the connection's whole life.
     let begun = connection.begin(leftover);

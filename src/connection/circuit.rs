@@ -5,10 +5,7 @@
 //! against the circuit's budget. Credit for it comes back from there when the
 //! bytes have left, so a circuit holds at most one window in each direction.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::engine::budget::Budget;
 use crate::metrics::{CircuitMetrics, Service};
@@ -23,12 +20,9 @@ use crate::wire::relay::{Status, encode_hop_status};
 use super::{
     egress::SendHalf,
     read_pass::Pass,
-    stream::{Entry, Handler, Origin},
+    stream::{Entry, Handler},
     task::Connection,
 };
-
-/// How long the last bytes before a limit may take to be delivered.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Which end of a circuit a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,11 +169,18 @@ impl Connection {
         }
     }
 
-    /// Takes up a circuit that another connection's peer asked for.
+    /// Takes up a circuit that another connection's peer asked for, unless
+    /// this one is ending or its peer could not bear one more stream now.
     pub(super) fn offer(&mut self, circuit: Arc<Circuit>, source: Leg, pass: &mut Pass<'_>) {
+        if self.going_away || !self.bears_opening(pass.now) {
+            return self.decline(Command::Offer { circuit, source }, pass);
+        }
         pass.output.clear();
         let offer = Offer::new(circuit, source, pass.output);
-        let stream = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop);
+        let (circuit, source) = (Arc::clone(&offer.circuit), offer.source.clone());
+        let Some(stream) = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop) else {
+            return self.decline(Command::Offer { circuit, source }, pass);
+        };
         self.set_deadline(stream, Some(pass.now + PATIENCE));
         self.send(stream, pass);
     }
@@ -235,13 +236,14 @@ impl Connection {
 
     /// The target's end is there: from now on bytes flow.
     pub(super) fn joined(&mut self, stream: StreamKey, destination: Leg, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.find_mut(stream) else {
-            destination
-                .link
-                .reset(destination.stream, reset_code::NONE, false, pass.effects);
-            return;
-        };
-        let Handler::Waiting(_) = &entry.handler else {
+        let waiting = self
+            .table
+            .find_mut(stream)
+            .filter(|entry| matches!(entry.handler, Handler::Waiting(_)));
+        let Some(entry) = waiting else {
+            // It was given up, or told no, while the target said yes.
+            let Leg { link, stream } = destination;
+            link.reset(stream, reset_code::NONE, false, pass.effects);
             return;
         };
         let Handler::Waiting(waiting) = std::mem::replace(&mut entry.handler, Handler::Spent)
@@ -315,12 +317,14 @@ impl Connection {
                 reset_code::RESOURCE_LIMIT
             }
         };
-        if self.egress.reset_own(stream, code, pass.effects) == SendHalf::Ended {
+        let half = self
+            .egress
+            .reset_unless_draining(stream, code, pass.effects);
+        if half == SendHalf::Ended {
             self.context.metrics.streams.reset_by_us();
-            if let Some(entry) = self.take_entry(stream) {
-                if broken == Broken::Gone {
-                    self.let_go(entry, None, pass.effects);
-                }
+            let entry = self.take_entry(stream);
+            if let (Some(entry), Broken::Gone) = (entry, broken) {
+                self.let_go(entry, None, pass.effects);
             }
         }
     }
@@ -333,12 +337,11 @@ impl Connection {
         if let Handler::Circuit(bound) = &entry.handler {
             bound.finish(pass.effects);
         }
-        if self.egress.receive_closed(stream) == SendHalf::Ended {
-            if let Some(entry) = self.take_entry(stream) {
-                if let Handler::Circuit(bound) = &entry.handler {
-                    bound.circuit.ended(EndCause::Finished);
-                }
-            }
+        if self.egress.receive_closed(stream) == SendHalf::Ended
+            && let Some(entry) = self.take_entry(stream)
+            && let Handler::Circuit(bound) = &entry.handler
+        {
+            bound.circuit.ended(EndCause::Finished);
         }
     }
 
@@ -366,36 +369,12 @@ impl Connection {
         }
     }
 
-    /// Opens a stream of ours.
-    pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> StreamKey {
-        let stream = self.egress.open_stream();
-        let mut guard = self
-            .context
-            .metrics
-            .streams
-            .opened(crate::metrics::Direction::Outbound);
-        guard.serves(service);
-        self.table
-            .insert(Entry::new(stream, Origin::Us, handler, guard));
-        stream
-    }
-
     pub(super) fn asker(&self) -> Asker {
         Asker {
             peer: self.remote.peer,
             address: self.remote.address.ip(),
             connection: self.id,
         }
-    }
-
-    /// Sees to it that a stream being drained ends.
-    pub(super) fn draining(&mut self, stream: StreamKey, now: Instant) {
-        let Some(entry) = self.table.find_mut(stream) else {
-            return;
-        };
-        let limit = now + DRAIN_MAX;
-        let deadline = entry.deadline.map_or(limit, |deadline| deadline.min(limit));
-        self.set_deadline(stream, Some(deadline));
     }
 
     fn leg(&self, stream: StreamKey) -> Leg {

@@ -13,6 +13,8 @@
 //! [`QUEUE_MAX`]); a peer that makes us answer without reading is dropped at
 //! [`HARD_MAX`].
 
+mod link;
+mod own;
 mod streams;
 mod write;
 
@@ -29,13 +31,13 @@ use parking_lot::Mutex;
 
 use crate::engine::{batch::Batch, demux::Side, frames, muxer::Muxer, record::SealKey};
 use crate::metrics::EgressMetrics;
-use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
+use crate::state::leg::{Command, Effects, Link, StreamKey};
 use crate::wire::yamux::GoAwayCode;
 
 pub use streams::CreditOverflow;
 pub(super) use streams::SendHalf;
-use streams::{After, SendStream};
-use write::{Outcome, Writer};
+use streams::SendStream;
+use write::Writer;
 
 /// Batch size above which stream bytes queue up with their stream.
 const HIGH_WATER: usize = 256 * 1024;
@@ -48,6 +50,10 @@ const HARD_MAX: usize = HIGH_WATER + 96 * 1024;
 /// Most bytes that may wait for one stream: a window, and one read pass on
 /// top for mplex sources, which are stopped only between passes.
 pub(super) const QUEUE_MAX: usize = 640 * 1024;
+
+/// Most bytes of answers that may wait for one stream: what a service says to
+/// a peer that asks on and takes nothing. The answer to CONNECT is the longest.
+const ANSWERS_MAX: usize = 16 * 1024;
 
 /// Most offers of circuits that may wait in an inbox.
 const OFFERS_MAX: usize = 64;
@@ -215,29 +221,33 @@ impl Egress {
         }
         state.reserve(64);
         frame(&mut state.batch);
-        if state.batch.len() > HARD_MAX {
-            state.phase = Phase::Closing;
-            drop(state);
-            self.signal(signal::FAILED);
-            return;
-        }
         self.touch(&mut state, effects);
     }
 
+    /// To be called behind whatever was appended: sees that it is written, or
+    /// gives up a peer that makes us answer and does not read.
     fn touch(&self, state: &mut State, effects: &mut Effects) {
-        if !state.touched && !state.blocked {
-            if let Some(me) = self.me.upgrade() {
-                state.touched = true;
-                effects.touch(me);
+        if state.batch.len() > HARD_MAX {
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closing;
+                self.signal(signal::FAILED);
             }
+            return;
+        }
+        if !state.touched
+            && !state.blocked
+            && let Some(me) = self.me.upgrade()
+        {
+            state.touched = true;
+            effects.touch(me);
         }
     }
 
     fn signal(&self, bits: u8) {
-        if self.signals.fetch_or(bits, Ordering::AcqRel) & bits != bits {
-            if let Some(waker) = self.waker.get() {
-                waker.wake_by_ref();
-            }
+        if self.signals.fetch_or(bits, Ordering::AcqRel) & bits != bits
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake_by_ref();
         }
     }
 
@@ -245,165 +255,6 @@ impl Egress {
     fn forget(&self, state: &mut State, stream: StreamKey) {
         state.inbox.push(Command::Forget(stream));
         self.signal(signal::INBOX);
-    }
-}
-
-impl Link for Egress {
-    fn carry(&self, stream: StreamKey, payload: &[u8], effects: &mut Effects) -> Result<(), Gone> {
-        let mut state = self.state.lock();
-        let index = state.find(stream)?;
-        state.push(self.muxer, index, payload)?;
-        self.touch(&mut state, effects);
-        Ok(())
-    }
-
-    fn grant(&self, stream: StreamKey, bytes: u32, effects: &mut Effects) {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return;
-        };
-        state.streams[index].granted += bytes;
-        match self.muxer {
-            Muxer::Yamux => {
-                let greeting = state.streams[index].greet();
-                state.reserve(64);
-                frames::credit(self.muxer, stream.id, greeting, bytes, &mut state.batch);
-                self.touch(&mut state, effects);
-            }
-            Muxer::Mplex => {
-                if mem::take(&mut state.holding) {
-                    drop(state);
-                    self.signal(signal::RESUME);
-                }
-            }
-        }
-    }
-
-    fn join(
-        &self,
-        stream: StreamKey,
-        first: &[u8],
-        upstream: Leg,
-        effects: &mut Effects,
-    ) -> Result<(), Gone> {
-        let mut state = self.state.lock();
-        let index = state.find(stream)?;
-        state.push(self.muxer, index, first)?;
-        state.streams[index].upstream = Some(upstream);
-        self.touch(&mut state, effects);
-        Ok(())
-    }
-
-    fn finish(&self, stream: StreamKey, effects: &mut Effects) {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return;
-        };
-        if state.end(self.muxer, index, After::Finish) {
-            self.forget(&mut state, stream);
-        }
-        self.touch(&mut state, effects);
-    }
-
-    fn reset(&self, stream: StreamKey, code: u32, drain: bool, effects: &mut Effects) {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return;
-        };
-        if !drain {
-            state.clear_queue(index);
-        }
-        if state.end(self.muxer, index, After::Reset(code)) {
-            self.forget(&mut state, stream);
-        }
-        self.touch(&mut state, effects);
-    }
-
-    fn flush(&self, effects: &mut Effects) {
-        loop {
-            let (mut writer, batch) = {
-                let mut state = self.state.lock();
-                state.touched = false;
-                if state.blocked || state.idle() {
-                    return;
-                }
-                let Some(mut writer) = state.writer.take() else {
-                    // Another thread is writing and will come back for this.
-                    return;
-                };
-                // What the socket has refused goes first; until it has left,
-                // new frames join the batch instead of a queue behind it.
-                if writer.has_pending() {
-                    (writer, Batch::default())
-                } else {
-                    mem::swap(&mut writer.carried, &mut state.carried);
-                    (writer, mem::take(&mut state.batch))
-                }
-            };
-            let outcome = writer.write(batch, &self.metrics);
-            if !self.settle_write(writer, outcome, effects) {
-                return;
-            }
-        }
-    }
-
-    fn deliver(&self, command: Command) -> Result<(), Command> {
-        let mut state = self.state.lock();
-        if state.phase != Phase::Open {
-            return Err(command);
-        }
-        if matches!(command, Command::Offer { .. }) {
-            if usize::from(state.offers) >= OFFERS_MAX {
-                return Err(command);
-            }
-            state.offers += 1;
-        }
-        state.inbox.push(command);
-        drop(state);
-        self.signal(signal::INBOX);
-        Ok(())
-    }
-}
-
-impl Egress {
-    /// Takes the writer back after a write; whether to go on with another.
-    fn settle_write(&self, writer: Box<Writer>, outcome: Outcome, effects: &mut Effects) -> bool {
-        let mut state = self.state.lock();
-        let closed = state.phase == Phase::Closed;
-        match outcome {
-            Outcome::Failed => {
-                state.phase = Phase::Closed;
-                drop(state);
-                drop(writer);
-                self.signal(signal::FAILED);
-                false
-            }
-            Outcome::Full if !closed => {
-                state.blocked = true;
-                state.writer = Some(writer);
-                drop(state);
-                self.metrics.socket_full();
-                self.signal(signal::BLOCKED);
-                false
-            }
-            Outcome::Done if !closed => {
-                let mut writer = writer;
-                for (stream, bytes) in writer.carried.drain(..) {
-                    state.left(stream, bytes, effects);
-                }
-                state.writer = Some(writer);
-                for stream in state.refill(self.muxer) {
-                    self.forget(&mut state, stream);
-                }
-                state.touched = false;
-                !state.batch.is_empty()
-            }
-            Outcome::Full | Outcome::Done => {
-                drop(state);
-                drop(writer);
-                false
-            }
-        }
     }
 }
 
@@ -421,8 +272,13 @@ impl State {
     fn reserve(&mut self, length: usize) {
         let needed = self.batch.needed(length);
         if needed > self.batch.capacity() {
-            let old = self.batch.grow_into(super::pool::take(needed));
+            // At least doubled, so that many small frames do not each copy it.
+            let room = needed.max(2 * self.batch.capacity());
+            let old = self.batch.grow_into(super::pool::take(room));
             super::pool::give(old);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

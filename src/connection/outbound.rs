@@ -1,13 +1,19 @@
 //! What we ask a peer on a stream of our own: identify, once, when it
 //! connects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::engine::muxer::Muxer;
 use crate::engine::negotiate::{Dialer, NegotiateError, Reply};
 use crate::metrics::Service;
 use crate::service::identify::{self, ListenError};
+use crate::state::leg::StreamKey;
 
-use super::{read_pass::Pass, stream::Handler, task::Connection};
+use super::{
+    read_pass::Pass,
+    stream::{Entry, Handler, Origin},
+    task::Connection,
+};
 
 /// How long a peer may take to identify itself (go-libp2p and js-libp2p: 5 s;
 /// doubled for peers on slow links).
@@ -51,7 +57,47 @@ impl Question {
     }
 }
 
+/// js-libp2p's mplex ends a connection on which a sixth stream is opened within
+/// a second, whatever its limits.
+const JS_MPLEX_OPENS_MAX: u8 = 5;
+
+/// How that peer's agent string begins.
+const JS_AGENT: &str = "js-libp2p/";
+
+/// Streams opened within the current second.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    since: Option<Instant>,
+    opened: u8,
+}
+
+impl Pace {
+    /// Counts one more; whether the peer bears it. Keeps to half of what the
+    /// peer allows, whose seconds do not begin when ours do.
+    fn bears(&mut self, now: Instant) -> bool {
+        let same = self
+            .since
+            .is_some_and(|since| now.saturating_duration_since(since) < Duration::from_secs(1));
+        if !same {
+            *self = Self {
+                since: Some(now),
+                opened: 0,
+            };
+        }
+        self.opened += 1;
+        self.opened <= JS_MPLEX_OPENS_MAX / 2
+    }
+}
+
 impl Connection {
+    /// Whether the peer bears one more stream of ours now.
+    pub(super) fn bears_opening(&mut self, now: Instant) -> bool {
+        let peer = &self.remote.peer;
+        let counts =
+            self.egress.muxer() == Muxer::Mplex && self.context.peers.agent_begins(peer, JS_AGENT);
+        !counts || self.pace.bears(now)
+    }
+
     /// Asks the peer who it is.
     pub(super) fn ask_identity(&mut self, pass: &mut Pass<'_>) {
         pass.output.clear();
@@ -60,8 +106,24 @@ impl Connection {
             listener: identify::Listener::default(),
         };
         let handler = Handler::Question(Box::new(question));
-        let stream = self.open_stream(handler, Service::Identify);
+        let Some(stream) = self.open_stream(handler, Service::Identify) else {
+            return;
+        };
         self.set_deadline(stream, Some(pass.now + PATIENCE));
         self.send(stream, pass);
+    }
+
+    /// Opens a stream of ours; `None` when every id has been used.
+    pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> Option<StreamKey> {
+        let stream = self.egress.open_stream()?;
+        let mut guard = self
+            .context
+            .metrics
+            .streams
+            .opened(crate::metrics::Direction::Outbound);
+        guard.serves(service);
+        self.table
+            .insert(Entry::new(stream, Origin::Us, handler, guard));
+        Some(stream)
     }
 }

@@ -24,9 +24,10 @@ use crate::metrics::{Direction, Service};
 use crate::state::leg::{Effects, Link, StreamKey, reset_code};
 
 use super::{
+    closed::Closed,
     pool,
     stream::{Entry, Handler, Origin},
-    task::{Closed, Connection, HOLD_MAX, Hold, NEGOTIATION_MAX},
+    task::{Connection, HOLD_MAX, Hold, NEGOTIATION_MAX},
 };
 
 /// Most bytes that one pass reads.
@@ -99,7 +100,6 @@ impl Connection {
         if count == 0 {
             return Err(Closed::Peer);
         }
-        self.heard = true;
         self.context.metrics.egress.received(count);
         buffer[..kept].copy_from_slice(&self.partial);
         pool::give(std::mem::take(&mut self.partial));
@@ -128,6 +128,7 @@ impl Connection {
                 break;
             };
             let plaintext = self.open.open(record)?;
+            self.heard = true;
             self.frames(plaintext, pass)?;
             begin = end;
         }
@@ -155,7 +156,7 @@ impl Connection {
                 Event::Reset(id) => self.on_reset(id, pass),
                 Event::Ping(value) => self.egress.pong(value, pass.effects),
                 Event::Pong(_) => {}
-                Event::GoAway(code) => self.on_go_away(code)?,
+                Event::GoAway(code) => self.on_go_away(code),
             }
         }
         Ok(())
@@ -282,13 +283,10 @@ impl Connection {
         }
     }
 
-    fn on_go_away(&mut self, code: u32) -> Result<(), Closed> {
+    /// What is open goes on; the connection ends with its last stream.
+    fn on_go_away(&mut self, code: u32) {
         tracing::debug!(peer = %self.remote.peer, code, "peer goes away");
         self.going_away = true;
-        if self.table.is_empty() {
-            return Err(Closed::GoAway);
-        }
-        Ok(())
     }
 
     /// Looks whether the stream that holds up reading has credit again; one
@@ -301,16 +299,14 @@ impl Connection {
             self.hold = None;
             return;
         };
-        let mut until = until;
-        while entry.window <= 0 {
-            // Credit may come in pieces: none left is what arms the wake-up.
-            let granted = self.egress.hold(stream);
-            if granted == 0 {
-                break;
-            }
-            entry.window += i64::from(granted);
-            until = pass.now + HOLD_MAX;
-        }
+        let before = entry.window;
+        entry.window = self.egress.hold(stream, before);
+        // Credit may come in pieces; each piece is a sign of life.
+        let until = if entry.window > before {
+            pass.now + HOLD_MAX
+        } else {
+            until
+        };
         if entry.window > 0 {
             self.hold = None;
         } else if pass.now < until {
@@ -324,8 +320,7 @@ impl Connection {
 
     fn stalled(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
         use crate::state::circuits::EndCause;
-        let _ = self
-            .egress
+        self.egress
             .reset_own(stream, reset_code::RESOURCE_LIMIT, pass.effects);
         if let Some(entry) = self.take_entry(stream) {
             self.let_go(entry, Some(EndCause::Stalled), pass.effects);
@@ -336,7 +331,7 @@ impl Connection {
     /// with others.
     pub(super) fn reset_stream(&mut self, stream: StreamKey, code: u32, pass: &mut Pass<'_>) {
         self.context.metrics.streams.reset_by_us();
-        let _ = self.egress.reset_own(stream, code, pass.effects);
+        self.egress.reset_own(stream, code, pass.effects);
         if let Some(entry) = self.take_entry(stream) {
             self.let_go(entry, None, pass.effects);
         }

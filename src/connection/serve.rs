@@ -163,7 +163,8 @@ impl Connection {
     fn agreed(&mut self, stream: StreamKey, served: Served, rest: &[u8], pass: &mut Pass<'_>) {
         match served {
             Served::Ping => {
-                if self.pings() >= ping::STREAMS_MAX {
+                let pings = self.running(|handler| matches!(handler, Handler::Ping(_)));
+                if pings >= ping::STREAMS_MAX {
                     self.context.metrics.streams.refused("limit");
                     return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
                 }
@@ -179,6 +180,11 @@ impl Connection {
                 self.context.metrics.identify.sent();
             }
             Served::IdentifyPush => {
+                let pushes = self.running(|handler| matches!(handler, Handler::Push(_)));
+                if pushes >= identify::PUSHES_MAX {
+                    self.context.metrics.streams.refused("limit");
+                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+                }
                 self.serves(stream, Service::IdentifyPush, Handler::Push(Box::default()));
                 self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
             }
@@ -264,11 +270,9 @@ impl Connection {
         self.reset_stream(stream, reset_code::NONE, pass);
     }
 
-    fn pings(&mut self) -> usize {
-        self.table
-            .iter_mut()
-            .filter(|entry| matches!(entry.handler, Handler::Ping(_)))
-            .count()
+    fn running(&mut self, which: impl Fn(&Handler) -> bool) -> usize {
+        let entries = self.table.iter_mut();
+        entries.filter(|entry| which(&entry.handler)).count()
     }
 }
 

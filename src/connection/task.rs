@@ -7,7 +7,6 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -19,9 +18,9 @@ use tokio::{net::tcp::OwnedReadHalf, time::sleep_until};
 use crate::clock;
 use crate::engine::{
     deadlines::Deadlines,
-    demux::{Demux, DemuxError, Side, StreamId},
+    demux::{Demux, Side, StreamId},
     muxer::Muxer,
-    record::{OpenKey, RecordError, SealKey},
+    record::{OpenKey, SealKey},
 };
 use crate::metrics::ConnectionGuard;
 use crate::state::{
@@ -30,14 +29,15 @@ use crate::state::{
     limits::ConnectionPermit,
     registry::{ConnectionId, Presence},
 };
-use crate::wire::yamux::GoAwayCode;
 
 use super::{
+    closed::Closed,
     context::{Context, Remote},
-    egress::{CreditOverflow, Egress, signal},
+    egress::{Egress, signal},
+    outbound::Pace,
     pool,
     read_pass::{Pass, with_pass},
-    stream::{Entry, Handler, Table},
+    stream::{Handler, Table},
 };
 
 /// How long a stream may take to agree on a protocol (go-libp2p: 10 s).
@@ -46,89 +46,17 @@ pub(super) const NEGOTIATION_MAX: Duration = Duration::from_secs(10);
 /// How often a quiet connection is asked for a sign of life. Twice this
 /// without one ends it. Long, because TCP keep-alive finds dead hosts and each
 /// round costs every idle peer a wake-up.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// How long a stream without flow control may hold up its own connection.
 ///
 /// mplex has no credit: when a stream's buffer is full, not reading is the
 /// only way to slow its sender down, and it slows down all of that sender's
 /// streams. A target that takes its 128 KiB within this time keeps its
-/// circuit; a slower one loses it, so that it cannot hold up others.
-pub(super) const HOLD_MAX: Duration = Duration::from_secs(1);
-
-/// Why a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Closed {
-    /// The peer closed it.
-    #[error("closed by the peer")]
-    Peer,
-    /// The peer said that it goes away.
-    #[error("the peer went away")]
-    GoAway,
-    /// Reading or writing failed.
-    #[error("{0}")]
-    Io(io::ErrorKind),
-    /// Writing failed.
-    #[error("writing failed")]
-    Write,
-    /// A record was not authentic.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The muxer's frames made no sense.
-    #[error(transparent)]
-    Demux(#[from] DemuxError),
-    /// The peer opened a stream that is open.
-    #[error("stream opened twice")]
-    DuplicateStream,
-    /// The peer sent more than its window allows.
-    #[error("window overrun")]
-    WindowOverrun,
-    /// The peer granted more credit than there can be.
-    #[error(transparent)]
-    Credit(#[from] CreditOverflow),
-    /// No sign of life.
-    #[error("no sign of life")]
-    KeepAlive,
-    /// The server ended it.
-    #[error("closed by the server")]
-    Ending(Ending),
-}
-
-impl Closed {
-    /// Label in metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::GoAway => "go_away",
-            Self::Io(_) | Self::Write => "io",
-            Self::Record(_)
-            | Self::Demux(_)
-            | Self::DuplicateStream
-            | Self::WindowOverrun
-            | Self::Credit(_) => "protocol_violation",
-            Self::KeepAlive => "keep_alive",
-            Self::Ending(Ending::Shutdown) => "shutdown",
-            Self::Ending(Ending::Denied) => "denied",
-        }
-    }
-
-    const fn go_away(self) -> GoAwayCode {
-        match self {
-            Self::Record(_)
-            | Self::Demux(_)
-            | Self::DuplicateStream
-            | Self::WindowOverrun
-            | Self::Credit(_) => GoAwayCode::Protocol,
-            Self::Peer
-            | Self::GoAway
-            | Self::Io(_)
-            | Self::Write
-            | Self::KeepAlive
-            | Self::Ending(_) => GoAwayCode::Normal,
-        }
-    }
-}
+/// circuit; a slower one loses it, so that it cannot hold up others for ever.
+/// As long as go-mplex waits: rust-libp2p's own mplex, on a busy host, leaves
+/// its socket unread for more than two seconds and then goes on.
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A stream that holds up reading.
 #[derive(Clone, Copy)]
@@ -166,14 +94,16 @@ pub struct Connection {
     /// The beginning of a record whose end has not arrived.
     pub(super) partial: Vec<u8>,
     pub(super) table: Table,
-    deadlines: Deadlines<StreamId>,
+    pub(super) deadlines: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
     blocked: bool,
     pub(super) going_away: bool,
     /// Whether something came since the last look at the keep-alive.
     pub(super) heard: bool,
-    asked: bool,
-    keep_alive_at: Instant,
+    pub(super) asked: bool,
+    pub(super) keep_alive_at: Instant,
+    /// Streams lately opened towards a peer that counts them.
+    pub(super) pace: Pace,
     pub(super) id: ConnectionId,
     ended: bool,
     guard: ConnectionGuard,
@@ -216,6 +146,7 @@ impl Connection {
             heard: true,
             asked: false,
             keep_alive_at: clock::now() + KEEP_ALIVE,
+            pace: Pace::default(),
             id,
             ended: false,
             guard,
@@ -284,10 +215,10 @@ impl Connection {
         self.ended = true;
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
-        if self.context.registry.unregister(&self.remote.peer, self.id) == Presence::Left {
-            let relay = &self.context.relay;
-            relay.reservations.release(&self.remote.peer, self.id);
-            self.context.peers.forget(&self.remote.peer, self.id);
+        let peer = &self.remote.peer;
+        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+            self.context.relay.reservations.release(peer, newest);
+            self.context.peers.forget(peer, newest);
         }
         with_pass(clock::now(), |pass, _| {
             let commands = self.egress.close(closed.go_away(), pass.effects);
@@ -312,15 +243,19 @@ impl Connection {
             self.on_signals(task, pass)?;
             self.on_deadlines(pass)?;
             self.held(pass);
-            if self.hold.is_some() {
+            let read = if self.hold.is_some() {
                 // Woken by credit, or by the deadline of the hold.
-                return Ok(Poll::Pending);
+                Poll::Pending
+            } else {
+                self.read_pass(task, pass, buffer)?
+            };
+            if self.going_away && self.table.is_empty() {
+                return Err(Closed::GoAway);
             }
-            let progress = self.read_pass(task, pass, buffer)?;
             // A stream that began to hold up reading asks here to be told of
             // its credit: what this pass carried may be paid for at its end.
             self.held(pass);
-            Ok(progress)
+            Ok(read)
         });
         match result {
             Err(closed) => Poll::Ready(closed),
@@ -343,8 +278,13 @@ impl Connection {
             return Err(Closed::Write);
         }
         if signals & signal::INBOX != 0 {
-            for command in self.egress.take_inbox() {
-                self.on_command(command, pass)?;
+            let mut commands = self.egress.take_inbox().into_iter();
+            while let Some(command) = commands.next() {
+                if let Err(closed) = self.on_command(command, pass) {
+                    // What was asked behind it is owed a no.
+                    commands.for_each(|command| self.decline(command, pass));
+                    return Err(closed);
+                }
             }
         }
         self.blocked |= signals & signal::BLOCKED != 0;
@@ -364,37 +304,35 @@ impl Connection {
 
     fn on_command(&mut self, command: Command, pass: &mut Pass<'_>) -> Result<(), Closed> {
         match command {
-            Command::Offer { circuit, source } => {
-                if self.going_away {
-                    self.decline(Command::Offer { circuit, source }, pass);
-                } else {
-                    self.offer(circuit, source, pass);
-                }
-            }
+            Command::Offer { circuit, source } => self.offer(circuit, source, pass),
             Command::Joined {
                 stream,
                 destination,
             } => self.joined(stream, destination, pass),
             Command::Refused { stream } => {
-                if let Some(entry) = self.table.find_mut(stream) {
-                    if matches!(entry.handler, Handler::Waiting(_)) {
-                        self.refuse_connect(stream, pass);
-                    }
+                if let Some(entry) = self.table.find_mut(stream)
+                    && matches!(entry.handler, Handler::Waiting(_))
+                {
+                    self.refuse_connect(stream, pass);
                 }
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
-            Command::Forget(stream) => drop(self.take_entry(stream)),
+            Command::Forget(stream) => {
+                if let Some(Handler::Circuit(bound)) =
+                    self.take_entry(stream).map(|entry| entry.handler)
+                {
+                    // Unless another cause was told before.
+                    bound.circuit.ended(EndCause::Finished);
+                }
+            }
             Command::Close(ending) => return Err(Closed::Ending(ending)),
-        }
-        if self.going_away && self.table.is_empty() {
-            return Err(Closed::GoAway);
         }
         Ok(())
     }
 
     /// Turns down what a connection that ends cannot do any more.
-    fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
+    pub(super) fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
         match command {
             Command::Offer { source, .. } => {
                 let stream = source.stream;
@@ -412,80 +350,6 @@ impl Connection {
             | Command::Forget(_)
             | Command::Close(_) => {}
         }
-    }
-
-    fn on_deadlines(&mut self, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        while let Some(id) = self.deadlines.expired(pass.now) {
-            let Some(entry) = self.table.get_mut(id) else {
-                continue;
-            };
-            entry.deadline = None;
-            let stream = entry.key;
-            self.timed_out(stream, pass);
-        }
-        if pass.now >= self.keep_alive_at {
-            self.keep_alive_at = pass.now + KEEP_ALIVE;
-            if std::mem::replace(&mut self.heard, false) {
-                self.asked = false;
-            } else if self.asked {
-                return Err(Closed::KeepAlive);
-            } else if self.egress.muxer() == Muxer::Yamux {
-                self.asked = true;
-                self.egress.ping(0, pass.effects);
-            }
-        }
-        Ok(())
-    }
-
-    fn timed_out(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.find_mut(stream) else {
-            return;
-        };
-        match &entry.handler {
-            Handler::Circuit(bound) => {
-                bound.circuit.ended(EndCause::DurationLimit);
-                self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-            }
-            Handler::Waiting(waiting) => {
-                waiting.withdraw();
-                self.refuse_connect(stream, pass);
-            }
-            Handler::Negotiating(_) => {
-                self.context.metrics.streams.refused("timed_out");
-                self.reset_stream(stream, reset_code::NONE, pass);
-            }
-            Handler::Question(_) | Handler::Push(_) => {
-                self.context.metrics.identify.failed();
-                self.reset_stream(stream, reset_code::NONE, pass);
-            }
-            Handler::Ping(_) | Handler::Hop(_) | Handler::Offer(_) | Handler::Spent => {
-                self.reset_stream(stream, reset_code::NONE, pass);
-            }
-        }
-    }
-
-    fn next_deadline(&self) -> Instant {
-        let mut next = self.keep_alive_at;
-        if let Some(stream) = self.deadlines.next() {
-            next = next.min(stream);
-        }
-        if let Some(hold) = &self.hold {
-            next = next.min(hold.until);
-        }
-        next
-    }
-
-    pub(super) fn set_deadline(&mut self, stream: StreamKey, deadline: Option<Instant>) {
-        if let Some(entry) = self.table.find_mut(stream) {
-            let old = std::mem::replace(&mut entry.deadline, deadline);
-            self.deadlines.change(stream.id, old, deadline);
-        }
-    }
-
-    pub(super) fn take_entry(&mut self, stream: StreamKey) -> Option<Entry> {
-        let deadline = self.table.find_mut(stream)?.deadline;
-        self.deadlines.change(stream.id, deadline, None);
-        self.table.remove(stream.id)
     }
 }
 

@@ -1,5 +1,11 @@
 //! Whole connections over loopback sockets, driven by peers that are written
 //! frame by frame.
 
+mod churn;
+mod circuits;
+pub(super) mod ear;
+mod limits;
+mod muxers;
+mod patience;
 mod peer;
 mod services;

@@ -123,3 +123,6 @@ impl Demux {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

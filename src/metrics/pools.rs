@@ -7,18 +7,8 @@ use super::gauge_value;
 use super::pulled::Pulled;
 use super::sharded::ShardedGauge;
 
-const POOLS: &[&str; 2] = &["batch", "partial_record"];
-
-/// The pools of the process.
-#[derive(Debug)]
-pub struct PoolsMetrics {
-    /// Batches of frames on their way out.
-    pub batch: PoolMetrics,
-    /// Records of which only the beginning has arrived.
-    pub partial_record: PoolMetrics,
-}
-
-/// One pool. Sharded, because workers take and give back a buffer in each pass.
+/// The pools of all threads together. Sharded, because workers take and give
+/// back a buffer in each pass.
 #[derive(Debug)]
 pub struct PoolMetrics {
     lent: ShardedGauge,
@@ -26,54 +16,33 @@ pub struct PoolMetrics {
     held_bytes: ShardedGauge,
 }
 
-impl PoolsMetrics {
-    pub(super) fn new(declare: &mut Declarations) -> Self {
-        let pools = Self {
-            batch: PoolMetrics::new(),
-            partial_record: PoolMetrics::new(),
-        };
-        pools.declare(
-            declare,
-            "waystation_pool_buffers_lent",
-            "Buffers in use by connections, by pool.",
-            |pool| &pool.lent,
-        );
-        pools.declare(
-            declare,
-            "waystation_pool_buffers_held",
-            "Buffers waiting in a pool for use.",
-            |pool| &pool.held,
-        );
-        pools.declare(
-            declare,
-            "waystation_pool_held_bytes",
-            "Memory of the buffers waiting in a pool.",
-            |pool| &pool.held_bytes,
-        );
-        pools
-    }
-
-    fn declare(
-        &self,
-        declare: &mut Declarations,
-        name: &'static str,
-        help: &'static str,
-        level: impl Fn(&PoolMetrics) -> &ShardedGauge,
-    ) {
-        let levels = [&self.batch, &self.partial_record].map(|pool| level(pool).clone());
-        let kind = Kind::Gauge;
-        declare.pulled_by_label(Pulled { kind, name, help }, "pool", POOLS, move || {
-            levels.each_ref().map(|level| level.get() as f64)
-        });
-    }
-}
-
 impl PoolMetrics {
-    fn new() -> Self {
+    pub(super) fn new(declare: &mut Declarations) -> Self {
+        let gauge = |declare: &mut Declarations, name, help| {
+            let gauge = ShardedGauge::new();
+            let read = gauge.clone();
+            let kind = Kind::Gauge;
+            declare.pulled([Pulled { kind, name, help }], move || {
+                [Some(read.get() as f64)]
+            });
+            gauge
+        };
         Self {
-            lent: ShardedGauge::new(),
-            held: ShardedGauge::new(),
-            held_bytes: ShardedGauge::new(),
+            lent: gauge(
+                declare,
+                "waystation_pool_buffers_lent",
+                "Pooled buffers in use: batches on their way out and records of which only the beginning has arrived.",
+            ),
+            held: gauge(
+                declare,
+                "waystation_pool_buffers_held",
+                "Buffers waiting in the pools for use.",
+            ),
+            held_bytes: gauge(
+                declare,
+                "waystation_pool_held_bytes",
+                "Memory of the buffers waiting in the pools.",
+            ),
         }
     }
 
@@ -93,11 +62,5 @@ impl PoolMetrics {
             self.held.add(1);
             self.held_bytes.add(gauge_value(capacity));
         }
-    }
-
-    /// A waiting buffer of this capacity is freed.
-    pub fn freed(&self, capacity: usize) {
-        self.held.add(-1);
-        self.held_bytes.add(-gauge_value(capacity));
     }
 }

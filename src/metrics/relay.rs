@@ -28,6 +28,8 @@ const REFUSED: &[&str] = &[
     "per_ip",
     "per_prefix",
     "denied",
+    "malformed",
+    "unexpected",
     "relayed",
     "draining",
     "disabled",

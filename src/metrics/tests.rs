@@ -186,7 +186,7 @@ fn sizes_of_tables_are_copied_before_each_scrape() {
 #[test]
 fn a_pool_knows_what_waits_and_what_is_out() {
     let metrics = Metrics::new();
-    let pool = &metrics.pools.batch;
+    let pool = &metrics.pools;
     pool.lent(None);
     pool.lent(None);
     pool.returned(Some(4096));
@@ -194,9 +194,9 @@ fn a_pool_knows_what_waits_and_what_is_out() {
     pool.lent(Some(4096));
     let text = metrics.render();
     for line in [
-        r#"waystation_pool_buffers_lent{pool="batch"} 1"#,
-        r#"waystation_pool_buffers_held{pool="batch"} 1"#,
-        r#"waystation_pool_held_bytes{pool="batch"} 65536"#,
+        r#"waystation_pool_buffers_lent 1"#,
+        r#"waystation_pool_buffers_held 1"#,
+        r#"waystation_pool_held_bytes 65536"#,
     ] {
         assert!(text.contains(line), "{line} not in\n{text}");
     }

@@ -31,6 +31,10 @@ const AGENT_MAX: usize = 128;
 /// up to here.
 const PROTOCOLS_MAX: usize = 8 * 1024;
 
+/// What one more string costs beside its text: its place in the table, counts
+/// and the allocation's rounding.
+const ENTRY_COST: usize = 64;
+
 /// Bytes of agents and of protocol lists that are kept in all, each.
 const INTERNED_MAX: usize = 8 * 1024 * 1024;
 
@@ -89,14 +93,24 @@ impl Peers {
         drop(self.known.insert(peer, known));
     }
 
+    /// Whether a peer's agent string is known to begin like this.
+    #[must_use]
+    pub fn agent_begins(&self, peer: &PeerId, prefix: &str) -> bool {
+        self.known.with(peer, |known| {
+            known
+                .and_then(|known| known.agent.as_deref())
+                .is_some_and(|agent| agent.starts_with(prefix))
+        })
+    }
+
     /// What is known of a peer.
     #[must_use]
     pub fn get(&self, peer: &PeerId) -> Option<Known> {
         self.known.with(peer, |known| known.cloned())
     }
 
-    /// The peer has left with this connection, its last one. What it said
-    /// since, over a newer connection, stays.
+    /// The peer has left, and this is the newest connection it may have had.
+    /// What it said since, over a newer one, stays.
     pub fn forget(&self, peer: &PeerId, last: ConnectionId) {
         drop(self.known.remove_if(peer, |known| known.connection <= last));
     }
@@ -171,16 +185,17 @@ impl Interner {
         if let Some(known) = table.get(text) {
             return Some(Arc::clone(known));
         }
-        if self.bytes.load(Ordering::Relaxed) + text.len() > INTERNED_MAX {
+        let cost = |text: &str| text.len() + ENTRY_COST;
+        if self.bytes.load(Ordering::Relaxed) + cost(text) > INTERNED_MAX {
             table.retain(|entry| Arc::strong_count(entry) > 1);
-            let bytes = table.iter().map(|entry| entry.len()).sum();
+            let bytes = table.iter().map(|entry| cost(entry)).sum();
             self.bytes.store(bytes, Ordering::Relaxed);
-            if bytes + text.len() > INTERNED_MAX {
+            if bytes + cost(text) > INTERNED_MAX {
                 return None;
             }
         }
         let entry: Arc<str> = text.into();
-        self.bytes.fetch_add(text.len(), Ordering::Relaxed);
+        self.bytes.fetch_add(cost(text), Ordering::Relaxed);
         table.insert(Arc::clone(&entry));
         Some(entry)
     }
@@ -252,7 +267,7 @@ mod tests {
     fn different_strings_stop_being_kept_at_the_bound_until_some_are_let_go() {
         let interner = Interner::default();
         let text = |index: usize| format!("{index:0>1024}");
-        let mut held: Vec<_> = (0..INTERNED_MAX / 1024)
+        let mut held: Vec<_> = (0..INTERNED_MAX / (1024 + ENTRY_COST))
             .map(|index| interner.intern(&text(index)).unwrap())
             .collect();
         assert_eq!(interner.intern(&text(usize::MAX)), None);

@@ -26,8 +26,9 @@ pub struct ConnectionId(u64);
 pub enum Presence {
     /// Another connection of the peer is open.
     Connected,
-    /// That was the last one.
-    Left,
+    /// That was the last one; this is the newest id given out by then, so
+    /// that what later connections do is told apart from what is to end.
+    Left(ConnectionId),
 }
 
 struct Registered {
@@ -45,26 +46,30 @@ pub struct Registry {
 impl Registry {
     /// Makes a connection reachable for others.
     pub fn register(&self, peer: PeerId, link: Arc<dyn Link>) -> ConnectionId {
-        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
         self.peers.update(peer, |connections| {
+            // Under the lock, so that a peer's ids are given out in the order
+            // in which its connections come and go.
+            let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
             connections
                 .get_or_insert_default()
                 .push(Registered { id, link });
-        });
-        id
+            id
+        })
     }
 
     /// Takes a connection out again.
     pub fn unregister(&self, peer: &PeerId, id: ConnectionId) -> Presence {
         let mut link = None;
+        let mut newest = id;
         let emptied = self.peers.remove_if(peer, |connections| {
             if let Some(index) = connections.iter().position(|entry| entry.id == id) {
                 link = Some(connections.swap_remove(index));
             }
+            newest = ConnectionId(self.next.load(Ordering::Relaxed) - 1);
             connections.is_empty()
         });
         match emptied {
-            Some(_) => Presence::Left,
+            Some(_) => Presence::Left(newest),
             None => Presence::Connected,
         }
     }

@@ -161,8 +161,8 @@ impl Reservations {
         })
     }
 
-    /// The peer has left with this connection, its last one. A reservation
-    /// that was made since, over a newer connection, stays.
+    /// The peer has left, and this is the newest connection it may have had. A
+    /// reservation that was made since, over a newer one, stays.
     pub fn release(&self, peer: &PeerId, last: ConnectionId) {
         let released = self
             .peers

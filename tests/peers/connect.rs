@@ -1,14 +1,14 @@
 //! Circuits that work: end to end through the relay, in bulk, half-closed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::StreamProtocol;
 
-use crate::hop::{self, Target};
-use crate::peer::{Kind, Muxer, Peer};
+use crate::hop;
+use crate::peer::{Muxer, meet};
 use crate::server::Server;
-use crate::{PROMPT, within};
+use crate::{PROMPT, pattern, within};
 
 const CIRCUITS: &str = "waystation_relay_circuits";
 const FINISHED: &str = r#"waystation_relay_circuits_ended_total{cause="finished"}"#;
@@ -40,7 +40,6 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
     let server = Server::start(&["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"]);
     let (source, target) = meet(&server, muxer).await;
     let mut offered = target.streams().accept(BULK).unwrap();
-    let begun = Instant::now();
     within(BULK_MAX, "a hundred mebibytes each way", async {
         let (there, here) = futures::join!(
             async {
@@ -55,10 +54,6 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
         assert_eq!((there, here), (BULK_BYTES, BULK_BYTES));
     })
     .await;
-    println!(
-        "{muxer:?}: {BULK_BYTES} bytes each way in {:?}",
-        begun.elapsed()
-    );
     let metrics = server.metrics().await;
     for direction in ["source_to_destination", "destination_to_source"] {
         let series = format!(r#"waystation_relay_bytes_total{{direction="{direction}"}}"#);
@@ -69,7 +64,7 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
 
 async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
     let server = Server::start(&[]);
-    let (source, target, mut offers) = bare_pair(&server, muxer).await;
+    let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     within(PROMPT, "half-closing", async {
         near.write_all(b"question").await.unwrap();
@@ -91,7 +86,7 @@ async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
 
 async fn bytes_behind_a_request_belong_to_the_circuit(muxer: Muxer) {
     let server = Server::start(&[]);
-    let (source, target, mut offers) = bare_pair(&server, muxer).await;
+    let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let early = pattern(5, 0, 20_000);
     let ((answer, near), (_, _, mut far)) = futures::join!(
         hop::connect_and_send(&source, &server, target.id(), &early),
@@ -104,28 +99,6 @@ async fn bytes_behind_a_request_belong_to_the_circuit(muxer: Muxer) {
         .unwrap();
     assert!(arrived == early);
     drop(near);
-}
-
-/// Two relay clients, connected through the relay.
-async fn meet(server: &Server, muxer: Muxer) -> (Peer, Peer) {
-    let mut target = Peer::new(Kind::Client, muxer);
-    target.reserve(server).await;
-    let mut source = Peer::new(Kind::Client, muxer);
-    source.dial(server.address_of(target.id()));
-    assert!(source.until_connected(target.id()).await);
-    assert!(target.until_connected(source.id()).await);
-    (source, target)
-}
-
-/// Two peers connected to the relay, the second of which can be reached.
-async fn bare_pair(server: &Server, muxer: Muxer) -> (Peer, Peer, Target) {
-    let mut source = Peer::new(Kind::Bare, muxer);
-    let mut target = Peer::new(Kind::Bare, muxer);
-    source.connect(server).await;
-    target.connect(server).await;
-    hop::reserved(&target, server).await;
-    let offers = Target::new(&target);
-    (source, target, offers)
 }
 
 /// Sends one pattern while receiving the other; how many right bytes came.
@@ -159,18 +132,3 @@ where
 
 /// Bytes per write and read; a multiple of eight.
 const BLOCK: usize = 64 * 1024;
-
-/// Bytes that are different at every offset (splitmix64 of the position).
-fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
-    let words = (offset / 8..).take(length.div_ceil(8));
-    let mut bytes: Vec<u8> = words
-        .flat_map(|word| {
-            let mut mixed = (seed << 48 | word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ mixed >> 31).to_le_bytes()
-        })
-        .collect();
-    bytes.truncate(length);
-    bytes
-}

@@ -9,7 +9,7 @@ use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use libp2p_stream::IncomingStreams;
 
 use crate::PROMPT;
-use crate::peer::Peer;
+use crate::peer::{Kind, Muxer, Peer};
 use crate::server::Server;
 
 pub(crate) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
@@ -142,6 +142,11 @@ impl Target {
         stream.close().await.unwrap();
     }
 
+    /// Says nothing to the next circuit.
+    pub(crate) async fn hold(&mut self) -> Stream {
+        self.offered().await.2
+    }
+
     async fn offered(&mut self) -> (PeerId, Option<Limit>, Stream) {
         crate::within(PROMPT, "a circuit is offered", async {
             let (_, mut stream) = self.offers.next().await.unwrap();
@@ -162,6 +167,22 @@ impl Target {
     }
 }
 
+/// Two peers connected to the relay, the second of which can be reached.
+pub(crate) async fn pair(server: &Server, muxer: Muxer) -> (Peer, Peer, Target) {
+    let source = connected(server, muxer).await;
+    let target = connected(server, muxer).await;
+    reserved(&target, server).await;
+    let offers = Target::new(&target);
+    (source, target, offers)
+}
+
+/// A peer connected to the relay.
+pub(crate) async fn connected(server: &Server, muxer: Muxer) -> Peer {
+    let mut peer = Peer::new(Kind::Bare, muxer);
+    peer.connect(server).await;
+    peer
+}
+
 /// A circuit between two peers, the target of which has reserved.
 pub(crate) async fn circuit(
     source: &Peer,
@@ -174,6 +195,48 @@ pub(crate) async fn circuit(
     assert_eq!(taken.0, source.id());
     assert_eq!(asked.0.limit, taken.1);
     (asked.1, taken.2)
+}
+
+/// Reads until the circuit ends, in whatever way; what came before that.
+pub(crate) async fn drain(stream: &mut Stream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    crate::within(PROMPT, "the circuit ends", async {
+        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+            received.extend_from_slice(&buffer[..count]);
+        }
+    })
+    .await;
+    received
+}
+
+/// Waits until nothing can be sent on the circuit any more: it was reset and
+/// not only ended from the other side.
+pub(crate) async fn until_reset(stream: &mut Stream) {
+    crate::within(PROMPT, "the circuit is reset", async {
+        while stream.write_all(&[0]).await.is_ok() && stream.flush().await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Sends one way what then arrives on the other.
+pub(crate) async fn carries(near: &mut Stream, far: &mut Stream, bytes: &[u8]) {
+    let mut received = vec![0; bytes.len()];
+    let both = async {
+        futures::try_join!(
+            async {
+                near.write_all(bytes).await?;
+                near.flush().await
+            },
+            far.read_exact(&mut received)
+        )
+    };
+    crate::within(PROMPT, "the circuit carries", both)
+        .await
+        .unwrap();
+    assert!(received == bytes, "not what was sent");
 }
 
 /// What the voucher says, if it is signed by `signer` for the purpose: who

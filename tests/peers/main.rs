@@ -37,7 +37,14 @@ mod peer;
 mod server;
 
 mod connect;
+mod identify;
+mod leaving;
+mod limits;
+mod punching;
+mod refusals;
 mod reserve;
+mod shutdown;
+mod stalling;
 
 use std::time::Duration;
 
@@ -51,4 +58,19 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -
         Ok(done) => done,
         Err(_) => panic!("{what}: not within {limit:?}"),
     }
+}
+
+/// Bytes that are different at every offset (splitmix64 of the position).
+fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
+    let words = (offset / 8..).take(length.div_ceil(8));
+    let mut bytes: Vec<u8> = words
+        .flat_map(|word| {
+            let mut mixed = (seed << 48 | word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (mixed ^ mixed >> 31).to_le_bytes()
+        })
+        .collect();
+    bytes.truncate(length);
+    bytes
 }

@@ -189,6 +189,18 @@ impl Peer {
     }
 }
 
+/// Two relay clients that met through the relay: who dialled, and who had
+/// reserved.
+pub(crate) async fn meet(server: &Server, muxer: Muxer) -> (Peer, Peer) {
+    let mut target = Peer::new(Kind::Client, muxer);
+    target.reserve(server).await;
+    let mut source = Peer::new(Kind::Client, muxer);
+    source.dial(server.address_of(target.id()));
+    assert!(source.until_connected(target.id()).await, "directly");
+    assert!(target.until_connected(source.id()).await, "directly");
+    (source, target)
+}
+
 async fn drive(
     mut swarm: Swarm<Behaviour>,
     mut inbox: mpsc::Receiver<Command>,

@@ -27,8 +27,7 @@ async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxe
         "relay.circuit_duration_max=90s",
         "relay.circuit_bytes_max=96KiB",
     ]);
-    let mut peer = Peer::new(Kind::Bare, muxer);
-    peer.connect(&server).await;
+    let peer = hop::connected(&server, muxer).await;
     let answer = hop::reserve(&peer, &server).await;
     assert_eq!(answer.status, hop::OK);
     let limit = hop::Limit {
@@ -38,11 +37,9 @@ async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxe
     assert_eq!(answer.limit, Some(limit));
     let reservation = answer.reservation.expect("a reservation");
     assert_eq!(reservation.addresses, [server.address()]);
-    assert!(
-        server
-            .address()
-            .iter()
-            .any(|part| part == Protocol::P2p(server.peer_id()))
+    assert_eq!(
+        server.address().iter().last(),
+        Some(Protocol::P2p(server.peer_id()))
     );
     let left = reservation.expire - now();
     assert!((590..=600).contains(&left), "{left}");
@@ -60,8 +57,7 @@ async fn a_renewal_does_not_count_twice(muxer: Muxer) {
         "relay.reservations_per_ip_max=1",
         "relay.reservations_per_prefix_max=1",
     ]);
-    let mut peer = Peer::new(Kind::Bare, muxer);
-    peer.connect(&server).await;
+    let peer = hop::connected(&server, muxer).await;
     for _ in 0..3 {
         hop::reserved(&peer, &server).await;
         server.until(RESERVATIONS, 1.0).await;
@@ -99,8 +95,7 @@ async fn a_relay_client_reserves_and_renews(muxer: Muxer) {
 
 async fn a_reservation_ends_with_the_last_connection(muxer: Muxer) {
     let server = Server::start(&[]);
-    let mut peer = Peer::new(Kind::Bare, muxer);
-    peer.connect(&server).await;
+    let peer = hop::connected(&server, muxer).await;
     hop::reserved(&peer, &server).await;
     server.until(RESERVATIONS, 1.0).await;
     drop(peer);

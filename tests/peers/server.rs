@@ -151,6 +151,7 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "shown with the test that failed")]
     fn drop(&mut self) {
         // It may have ended on its own.
         let _ = self.child.kill();

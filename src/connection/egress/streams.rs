@@ -5,9 +5,9 @@
 //! credit or socket takes them; whoever sent them is owed their credit only
 //! when they have left.
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{collections::VecDeque, mem};
 
-use crate::connection::egress::{Egress, HIGH_WATER, QUEUE_MAX, State};
+use crate::connection::egress::{ANSWERS_MAX, HIGH_WATER, QUEUE_MAX, State};
 use crate::engine::{
     demux::StreamId,
     frames::{self, Greeting},
@@ -50,12 +50,12 @@ pub(super) enum After {
 pub(super) struct SendStream {
     pub(super) key: StreamKey,
     /// Bytes the peer takes now; not used for mplex, which has no credit.
-    credit: u32,
+    pub(super) credit: u32,
     pub(super) greeting: Greeting,
-    after: After,
+    pub(super) after: After,
     /// The peer has ended its direction.
-    receive_closed: bool,
-    queue: VecDeque<u8>,
+    pub(super) receive_closed: bool,
+    pub(super) queue: VecDeque<u8>,
     /// Who sends what is carried here.
     pub(super) upstream: Option<Leg>,
     /// Bytes that have left and whose credit has not been returned.
@@ -79,163 +79,8 @@ impl SendStream {
     }
 }
 
-/// What the connection's own task does with its streams.
-impl Egress {
-    /// Opens a stream of ours. Nothing is sent before the first byte on it.
-    pub(in crate::connection) fn open_stream(&self) -> StreamKey {
-        let mut state = self.state.lock();
-        let id = state.next_local;
-        state.next_local += match self.muxer {
-            Muxer::Yamux => 2,
-            Muxer::Mplex => 1,
-        };
-        let id = match self.muxer {
-            Muxer::Yamux => {
-                StreamId::yamux(u32::try_from(id).expect("two thousand million streams"))
-            }
-            Muxer::Mplex => StreamId::mplex(id, true),
-        };
-        state.insert(id, Greeting::Open)
-    }
-
-    /// Takes up a stream of the peer's.
-    pub(in crate::connection) fn accept_stream(&self, id: StreamId) -> StreamKey {
-        self.state.lock().insert(id, Greeting::Accept)
-    }
-
-    /// Refuses a stream of the peer's that was not taken up.
-    pub(in crate::connection) fn refuse_stream(
-        &self,
-        id: StreamId,
-        code: u32,
-        effects: &mut Effects,
-    ) {
-        let muxer = self.muxer;
-        self.control(effects, |batch| frames::reset(muxer, id, code, batch));
-    }
-
-    /// The peer takes `bytes` more on the stream.
-    ///
-    /// # Errors
-    /// [`CreditOverflow`] breaks the protocol.
-    pub(in crate::connection) fn credit(
-        &self,
-        stream: StreamKey,
-        bytes: u32,
-        effects: &mut Effects,
-    ) -> Result<(), CreditOverflow> {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return Ok(());
-        };
-        let entry = &mut state.streams[index];
-        entry.credit = entry.credit.checked_add(bytes).ok_or(CreditOverflow)?;
-        if !entry.queue.is_empty() {
-            for stream in state.refill(self.muxer) {
-                self.forget(&mut state, stream);
-            }
-            self.touch(&mut state, effects);
-        }
-        Ok(())
-    }
-
-    /// Credit that the other leg has granted since this was last asked.
-    pub(in crate::connection) fn collect_granted(&self, stream: StreamKey) -> u32 {
-        let mut state = self.state.lock();
-        state
-            .find(stream)
-            .map_or(0, |index| mem::take(&mut state.streams[index].granted))
-    }
-
-    /// As [`Self::collect_granted`]; if there is none, the task will be woken
-    /// by the next grant on this connection.
-    pub(in crate::connection) fn hold(&self, stream: StreamKey) -> u32 {
-        let mut state = self.state.lock();
-        let granted = state
-            .find(stream)
-            .map_or(0, |index| mem::take(&mut state.streams[index].granted));
-        state.holding = granted == 0;
-        granted
-    }
-
-    /// Whether bytes carried on the stream from now on are paid for by
-    /// returning credit to `upstream`.
-    pub(in crate::connection) fn attach(&self, stream: StreamKey, upstream: Leg) -> bool {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return false;
-        };
-        state.streams[index].upstream = Some(upstream);
-        true
-    }
-
-    /// The peer has ended its direction. Tells what our own is doing; if that
-    /// has ended too, the stream is gone.
-    pub(in crate::connection) fn receive_closed(&self, stream: StreamKey) -> SendHalf {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return SendHalf::Ended;
-        };
-        if state.streams[index].after == After::Finished {
-            state.remove(index);
-            return SendHalf::Ended;
-        }
-        state.streams[index].receive_closed = true;
-        SendHalf::Open
-    }
-
-    /// Ends our direction behind what is queued. Tells whether the stream is
-    /// gone, in both directions.
-    pub(in crate::connection) fn finish_own(
-        &self,
-        stream: StreamKey,
-        effects: &mut Effects,
-    ) -> SendHalf {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return SendHalf::Ended;
-        };
-        let gone = state.end(self.muxer, index, After::Finish);
-        self.touch(&mut state, effects);
-        if gone {
-            SendHalf::Ended
-        } else {
-            SendHalf::Open
-        }
-    }
-
-    /// Resets a stream at once, unless a reset is already on its way behind
-    /// bytes that are still to be delivered.
-    pub(in crate::connection) fn reset_own(
-        &self,
-        stream: StreamKey,
-        code: u32,
-        effects: &mut Effects,
-    ) -> SendHalf {
-        let mut state = self.state.lock();
-        let Ok(index) = state.find(stream) else {
-            return SendHalf::Ended;
-        };
-        if matches!(state.streams[index].after, After::Reset(_)) {
-            return SendHalf::Open;
-        }
-        state.clear_queue(index);
-        state.end(self.muxer, index, After::Reset(code));
-        self.touch(&mut state, effects);
-        SendHalf::Ended
-    }
-
-    /// The peer has reset the stream: what is queued for it is dropped.
-    pub(in crate::connection) fn drop_stream(&self, stream: StreamKey) {
-        let mut state = self.state.lock();
-        if let Ok(index) = state.find(stream) {
-            state.remove(index);
-        }
-    }
-}
-
 impl State {
-    fn insert(&mut self, id: StreamId, greeting: Greeting) -> StreamKey {
+    pub(super) fn insert(&mut self, id: StreamId, greeting: Greeting) -> StreamKey {
         self.generation = self.generation.wrapping_add(1);
         let key = StreamKey {
             id,
@@ -278,7 +123,8 @@ impl State {
     }
 
     /// Takes `payload` for the stream: as much as credit and the high-water
-    /// mark allow into the batch, the rest into the queue.
+    /// mark allow into the batch, at most one turn of it, the rest into the
+    /// queue.
     #[inline]
     pub(super) fn push(&mut self, muxer: Muxer, index: usize, payload: &[u8]) -> Result<(), Gone> {
         let entry = &self.streams[index];
@@ -286,12 +132,18 @@ impl State {
             return Err(Gone);
         }
         let direct = if entry.queue.is_empty() && self.batch.len() < HIGH_WATER {
-            entry.allowance(muxer).min(payload.len())
+            entry.allowance(muxer).min(payload.len()).min(TURN)
         } else {
             0
         };
         let (now, later) = payload.split_at(direct);
-        if !later.is_empty() && self.streams[index].queue.len() + later.len() > QUEUE_MAX {
+        let entry = &self.streams[index];
+        let room = if entry.upstream.is_some() {
+            QUEUE_MAX
+        } else {
+            ANSWERS_MAX
+        };
+        if !later.is_empty() && entry.queue.len() + later.len() > room {
             return Err(Gone);
         }
         if !now.is_empty() {
@@ -334,14 +186,10 @@ impl State {
         };
         let entry = &mut self.streams[index];
         entry.owed += bytes;
-        if entry.owed >= RETURN_AT {
-            if let Some(upstream) = &entry.upstream {
-                let leg = Leg {
-                    link: Arc::clone(&upstream.link),
-                    stream: upstream.stream,
-                };
-                effects.owe(leg, mem::take(&mut entry.owed));
-            }
+        if entry.owed >= RETURN_AT
+            && let Some(upstream) = &entry.upstream
+        {
+            effects.owe(upstream.clone(), mem::take(&mut entry.owed));
         }
     }
 
@@ -442,7 +290,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, index: usize) {
+    pub(super) fn remove(&mut self, index: usize) {
         self.clear_queue(index);
         self.streams.remove(index);
         if self.streams.is_empty() {

@@ -5,26 +5,28 @@
 //! peer keeps everything that it hears; what does not arrive within
 //! [`PATIENCE`] fails the test.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use libp2p_identity::PeerId;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::timeout,
 };
 
+use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::Config,
     connection::{Closed, Connection, Context, Handover, Remote},
     engine::{
         batch::Batch,
-        demux::{Demux, Event, Side, StreamId},
+        demux::{Side, StreamId},
         frames::{self, Greeting},
         muxer::Muxer,
-        record::{HEADER_LEN, OpenKey, SealKey},
+        record::{HEADER_LEN, OpenKey, SealKey, TAG_LEN},
     },
     identity::Identity,
     metrics::{self, ConnectionLabels, Metrics},
@@ -36,8 +38,8 @@ use crate::{
     wire::{
         multistream::{self, Message},
         relay::{
-            HOP_PROTOCOL, HopMessage, STOP_PROTOCOL, Status, encode_connect, encode_reserve,
-            encode_stop_status,
+            HOP_PROTOCOL, HopMessage, STOP_PROTOCOL, Status, StopMessage, encode_connect,
+            encode_reserve, encode_stop_status,
         },
     },
 };
@@ -47,6 +49,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
+
+/// Every choice of muxers for the source and the target of a circuit.
+pub(super) const PAIRS: [[Muxer; 2]; 4] = [
+    [Muxer::Yamux, Muxer::Yamux],
+    [Muxer::Yamux, Muxer::Mplex],
+    [Muxer::Mplex, Muxer::Yamux],
+    [Muxer::Mplex, Muxer::Mplex],
+];
 
 const TO_SERVER: [u8; 32] = [1; 32];
 const FROM_SERVER: [u8; 32] = [2; 32];
@@ -102,8 +112,15 @@ impl Server {
     pub(super) async fn connect_with(&self, id: PeerId, muxer: Muxer, plaintext: Vec<u8>) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let (socket, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // The kernel holds little, so that a peer that does not read is felt
+        // soon.
+        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
+        SockRef::from(&accepted)
+            .set_send_buffer_size(32 * 1024)
+            .expect("a size");
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
@@ -138,17 +155,50 @@ impl Server {
             muxer,
             socket,
             seal: SealKey::new(TO_SERVER),
-            open: OpenKey::new(FROM_SERVER),
-            demux: Demux::new(muxer, Side::Dialer),
             batch: Batch::default(),
-            partial: Vec::new(),
+            unsent: Vec::new(),
             opened: 0,
             generous: true,
-            streams: BTreeMap::new(),
-            session: Vec::new(),
+            ear: Ear::new(muxer, OpenKey::new(FROM_SERVER)),
             ended: false,
             task,
         }
+    }
+
+    /// A circuit that its target has been offered and has not answered.
+    pub(super) async fn offer(&self, muxers: [Muxer; 2]) -> Circuit {
+        let mut source = self.connect(muxers[0]).await;
+        let mut target = self.connect(muxers[1]).await;
+        let reserved = target.reserve();
+        assert_eq!(target.until_status(reserved).await, Status::Ok);
+        let stream = source.connect(target.id);
+        source.send().await;
+        let offered = target.until_offered().await;
+        Circuit {
+            peers: [source, target],
+            streams: [stream, offered],
+        }
+    }
+
+    /// A running circuit.
+    pub(super) async fn circuit(&self, muxers: [Muxer; 2]) -> Circuit {
+        let mut circuit = self.offer(muxers).await;
+        let Circuit {
+            peers: [source, target],
+            streams,
+        } = &mut circuit;
+        target.accept(streams[1]);
+        target.send().await;
+        assert_eq!(source.until_status(streams[0]).await, Status::Ok);
+        circuit
+    }
+
+    /// Has these, the last of the server's peers, leave.
+    pub(super) async fn leave(&self, peers: [Peer; 2]) {
+        for peer in peers {
+            peer.leave().await;
+        }
+        self.assert_clear();
     }
 
     /// That no connection has left anything behind.
@@ -201,41 +251,42 @@ fn labels(muxer: Muxer) -> ConnectionLabels {
     }
 }
 
-/// What a peer has heard on one stream.
-#[derive(Debug, Default)]
-pub(super) struct Heard {
-    /// The server opened it.
-    pub(super) opened: bool,
-    pub(super) bytes: Vec<u8>,
-    pub(super) credit: u64,
-    pub(super) finished: bool,
-    pub(super) reset: bool,
+/// A circuit, or what is to become one: source and target.
+pub(super) struct Circuit {
+    pub(super) peers: [Peer; 2],
+    pub(super) streams: [StreamId; 2],
 }
 
-/// What a peer has heard of the connection.
+/// How a peer's connection can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Session {
-    Ping(u32),
-    Pong(u32),
-    GoAway(u32),
+pub(super) enum Death {
+    /// The peer hangs up.
+    Close,
+    /// The peer's kernel resets the connection.
+    Abort,
+    /// The peer sends what is not authentic.
+    Garbage,
+    /// The server's own task is dropped.
+    Dropped,
+}
+
+impl Death {
+    pub(super) const ALL: [Self; 4] = [Self::Close, Self::Abort, Self::Garbage, Self::Dropped];
 }
 
 /// One peer's connection, by hand. Frames are gathered until [`Self::send`].
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) muxer: Muxer,
-    pub(super) socket: TcpStream,
     pub(super) batch: Batch,
     /// Whether it grants credit for what it hears.
     pub(super) generous: bool,
-    pub(super) streams: BTreeMap<StreamId, Heard>,
-    pub(super) session: Vec<Session>,
+    pub(super) ear: Ear,
     /// The server has closed the connection.
     pub(super) ended: bool,
+    socket: TcpStream,
     seal: SealKey,
-    open: OpenKey,
-    demux: Demux,
-    partial: Vec<u8>,
+    unsent: Vec<u8>,
     opened: u64,
     task: JoinSet<Closed>,
 }
@@ -247,6 +298,12 @@ impl Peer {
         self.opened += 1;
         frames::open(self.muxer, stream, &mut self.batch);
         stream
+    }
+
+    /// Opens a stream that was open before.
+    pub(super) fn again(&mut self, stream: StreamId) {
+        self.ear.streams.remove(&stream);
+        frames::open(self.muxer, stream, &mut self.batch);
     }
 
     /// The stream that this peer opens as its `index`th.
@@ -318,10 +375,45 @@ impl Peer {
         let _ = sent.expect("the server reads");
     }
 
+    /// Sends of what was gathered what the kernel takes at once; the rest
+    /// goes before what is sent next.
+    pub(super) fn send_what_fits(&mut self) {
+        let sealed = self.sealed();
+        self.unsent.extend_from_slice(&sealed);
+        if let Ok(count) = self.socket.try_write(&self.unsent) {
+            self.unsent.drain(..count);
+        }
+    }
+
+    /// Sends bytes as they are, below the records.
+    pub(super) async fn send_raw(&mut self, bytes: &[u8]) {
+        let sent = timeout(PATIENCE, self.socket.write_all(bytes)).await;
+        let _ = sent.expect("the server reads");
+    }
+
+    /// A record that carries nothing but its tag.
+    pub(super) async fn send_empty_record(&mut self) {
+        let mut record = [0; HEADER_LEN + TAG_LEN];
+        self.seal.seal(&mut record).expect("a fresh key");
+        self.send_raw(&record).await;
+    }
+
+    /// What was gathered, as plaintext, for a test to send in its own way.
+    pub(super) fn said(&mut self) -> Vec<u8> {
+        let batch = std::mem::take(&mut self.batch);
+        let (mut sealed, records) = batch.seal(&mut SealKey::new([0; 32])).expect("a fresh key");
+        assert_eq!(records, 1, "short");
+        let opened = OpenKey::new([0; 32])
+            .open(&mut sealed[HEADER_LEN..])
+            .map(|bytes| bytes.to_vec());
+        opened.expect("sealed just now")
+    }
+
     /// The records of what was gathered, for a test to send.
     pub(super) fn sealed(&mut self) -> Vec<u8> {
         let batch = std::mem::take(&mut self.batch);
-        batch.seal(&mut self.seal).expect("a fresh key").0
+        let (sealed, _) = batch.seal(&mut self.seal).expect("a fresh key");
+        [std::mem::take(&mut self.unsent), sealed].concat()
     }
 
     /// Sends what was gathered, then listens until `done`.
@@ -338,12 +430,7 @@ impl Peer {
             }
         };
         let heard = timeout(PATIENCE, listening).await;
-        assert!(
-            heard.is_ok(),
-            "no {what}: {:?} {:?}",
-            self.streams,
-            self.session
-        );
+        assert!(heard.is_ok(), "no {what}: {:?}", self.ear);
     }
 
     fn task_result(&mut self) -> Option<Closed> {
@@ -352,10 +439,18 @@ impl Peer {
 
     /// Waits until the server has reset a stream.
     pub(super) async fn until_reset(&mut self, stream: StreamId) {
-        self.until("reset", |peer| {
-            peer.heard(stream).is_some_and(|heard| heard.reset)
-        })
-        .await;
+        self.until("reset", |peer| peer.was_reset(stream)).await;
+    }
+
+    /// Waits until the server has ended its direction of a stream.
+    pub(super) async fn until_finished(&mut self, stream: StreamId) {
+        let finished = |peer: &Self| peer.heard(stream).is_some_and(|heard| heard.finished);
+        self.until("end", finished).await;
+        assert!(!self.was_reset(stream), "reset, not ended");
+    }
+
+    pub(super) fn was_reset(&self, stream: StreamId) -> bool {
+        self.heard(stream).is_some_and(|heard| heard.reset)
     }
 
     /// Waits until this many bytes have come on a stream, and takes them.
@@ -365,7 +460,7 @@ impl Peer {
                 .is_some_and(|heard| heard.bytes.len() >= count)
         })
         .await;
-        let heard = self.streams.get_mut(&stream).expect("bytes were heard");
+        let heard = self.ear.streams.get_mut(&stream).expect("bytes were heard");
         heard.bytes.drain(..count).collect()
     }
 
@@ -384,7 +479,11 @@ impl Peer {
                 .is_some_and(|heard| HopMessage::decode(&heard.bytes).is_ok())
         })
         .await;
-        let heard = self.streams.get_mut(&stream).expect("a status was heard");
+        let heard = self
+            .ear
+            .streams
+            .get_mut(&stream)
+            .expect("a status was heard");
         let (message, used) = HopMessage::decode(&heard.bytes).expect("see above");
         let status = message.status.expect("a status");
         heard.bytes.drain(..used);
@@ -393,21 +492,25 @@ impl Peer {
 
     /// Waits for the server to offer a circuit; the stream it offers it on.
     pub(super) async fn until_offered(&mut self) -> StreamId {
-        let offered = |peer: &Self| {
-            let mut streams = peer.streams.iter();
-            let offer = streams.find(|(_, heard)| {
-                heard.opened && !heard.reset && heard.bytes.starts_with(&agreement(STOP_PROTOCOL))
-            });
-            offer.map(|(stream, _)| *stream)
-        };
-        self.until("offer", |peer| offered(peer).is_some()).await;
-        let stream = offered(self).expect("see above");
-        self.streams
-            .get_mut(&stream)
-            .expect("see above")
-            .bytes
-            .clear();
-        stream
+        self.until("offer", |peer| peer.offer().is_some()).await;
+        self.take_offer().expect("see above")
+    }
+
+    /// A circuit that was offered and not taken yet.
+    pub(super) fn take_offer(&mut self) -> Option<StreamId> {
+        let stream = self.offer()?;
+        self.ear.streams.get_mut(&stream)?.bytes.clear();
+        Some(stream)
+    }
+
+    fn offer(&self) -> Option<StreamId> {
+        let whole = agreement(STOP_PROTOCOL);
+        let offer = self.ear.streams.iter().find(|(_, heard)| {
+            let request = heard.bytes.strip_prefix(&whole[..]);
+            let request = request.map(StopMessage::decode);
+            heard.opened && !heard.reset && matches!(request, Some(Ok(_)))
+        });
+        offer.map(|(stream, _)| *stream)
     }
 
     /// That the connection works: a ping comes back.
@@ -417,10 +520,7 @@ impl Peer {
         self.until_agreed(stream, ping::PROTOCOL).await;
         assert_eq!(self.until_bytes(stream, 32).await, [7; 32]);
         self.finish(stream);
-        self.until("end of ping", |peer| {
-            peer.heard(stream).is_some_and(|heard| heard.finished)
-        })
-        .await;
+        self.until_finished(stream).await;
     }
 
     /// Sends what was gathered, listens until the server closes the
@@ -433,12 +533,7 @@ impl Peer {
             }
         };
         let ended = timeout(PATIENCE, listening).await;
-        assert!(
-            ended.is_ok(),
-            "not closed: {:?} {:?}",
-            self.streams,
-            self.session
-        );
+        assert!(ended.is_ok(), "not closed: {:?}", self.ear);
         joined(&mut self.task).await
     }
 
@@ -451,8 +546,68 @@ impl Peer {
         joined(&mut task).await
     }
 
+    /// Ends in this way, and waits for the server to be done with it.
+    pub(super) async fn die(mut self, death: Death) {
+        match death {
+            Death::Close => {}
+            Death::Abort => {
+                let linger = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+                linger.expect("an option");
+            }
+            Death::Garbage => {
+                let _ = self
+                    .socket
+                    .write_all(&[0, 20, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9])
+                    .await;
+                let _ = self.socket.write_all(&[9; 10]).await;
+                let _ = self.until_closed().await;
+                return;
+            }
+            Death::Dropped => {
+                self.task.abort_all();
+                while let Some(end) = self.task.join_next().await {
+                    assert!(end.is_ok() || end.is_err_and(|error| error.is_cancelled()));
+                }
+                return;
+            }
+        }
+        let _ = self.leave().await;
+    }
+
+    /// Says this over and over without ever reading, until the server gives
+    /// the connection up.
+    pub(super) async fn flood(&mut self, mut say: impl FnMut(&mut Self)) -> Closed {
+        let flooding = async {
+            loop {
+                for _ in 0..1_000 {
+                    say(self);
+                }
+                let sealed = self.sealed();
+                if self.socket.write_all(&sealed).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let given_up = timeout(PATIENCE, flooding).await;
+        assert!(given_up.is_ok(), "never given up");
+        joined(&mut self.task).await
+    }
+
+    /// Reads what is there, without waiting for more.
+    pub(super) async fn glance(&mut self) {
+        self.send_what_fits();
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count) = self.socket.try_read(&mut buffer) {
+            if count == 0 {
+                self.ended = true;
+                return;
+            }
+            self.listened(&buffer[..count]);
+        }
+    }
+
     pub(super) fn heard(&self, stream: StreamId) -> Option<&Heard> {
-        self.streams.get(&stream)
+        self.ear.streams.get(&stream)
     }
 
     /// Reads once and keeps what it heard.
@@ -463,58 +618,16 @@ impl Peer {
             self.ended = true;
             return;
         }
-        self.partial.extend_from_slice(&buffer[..count]);
-        let mut bytes = std::mem::take(&mut self.partial);
-        let mut rest = &mut bytes[..];
-        while let Some(length) = rest.first_chunk::<HEADER_LEN>() {
-            let length = HEADER_LEN + usize::from(u16::from_be_bytes(*length));
-            if rest.len() < length {
-                break;
-            }
-            let (record, after) = rest.split_at_mut(length);
-            let plaintext = self.open.open(&mut record[HEADER_LEN..]);
-            self.keep(plaintext.expect("authentic"));
-            rest = after;
-        }
-        self.partial = rest.to_vec();
+        self.listened(&buffer[..count]);
         if !self.batch.is_empty() {
             self.send().await;
         }
     }
 
-    fn keep(&mut self, mut plaintext: &[u8]) {
-        while let Some(event) = self
-            .demux
-            .next(&mut plaintext)
-            .expect("frames that make sense")
-        {
-            match event {
-                Event::Opened(stream) => {
-                    let opened = Heard {
-                        opened: true,
-                        ..Heard::default()
-                    };
-                    self.streams.insert(stream, opened);
-                }
-                Event::Data(stream, bytes) => {
-                    self.streams
-                        .entry(stream)
-                        .or_default()
-                        .bytes
-                        .extend_from_slice(bytes);
-                    if self.generous {
-                        let credit = u32::try_from(bytes.len()).expect("a record");
-                        frames::credit(self.muxer, stream, Greeting::None, credit, &mut self.batch);
-                    }
-                }
-                Event::Finished(stream) => self.streams.entry(stream).or_default().finished = true,
-                Event::Reset(stream) => self.streams.entry(stream).or_default().reset = true,
-                Event::Credit(stream, credit) => {
-                    self.streams.entry(stream).or_default().credit += u64::from(credit);
-                }
-                Event::Ping(value) => self.session.push(Session::Ping(value)),
-                Event::Pong(value) => self.session.push(Session::Pong(value)),
-                Event::GoAway(code) => self.session.push(Session::GoAway(code)),
+    fn listened(&mut self, input: &[u8]) {
+        for (stream, bytes) in self.ear.hear(input) {
+            if self.generous {
+                self.grant(stream, bytes);
             }
         }
     }

@@ -1,0 +1,83 @@
+//! Why connections end, and what their peers are told.
+
+use std::io;
+
+use crate::engine::{demux::DemuxError, record::RecordError};
+use crate::state::leg::Ending;
+use crate::wire::yamux::GoAwayCode;
+
+use super::egress::CreditOverflow;
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The peer closed it.
+    #[error("closed by the peer")]
+    Peer,
+    /// The peer said that it goes away.
+    #[error("the peer went away")]
+    GoAway,
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(io::ErrorKind),
+    /// Writing failed.
+    #[error("writing failed")]
+    Write,
+    /// A record was not authentic.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The muxer's frames made no sense.
+    #[error(transparent)]
+    Demux(#[from] DemuxError),
+    /// The peer opened a stream that is open.
+    #[error("stream opened twice")]
+    DuplicateStream,
+    /// The peer sent more than its window allows.
+    #[error("window overrun")]
+    WindowOverrun,
+    /// The peer granted more credit than there can be.
+    #[error(transparent)]
+    Credit(#[from] CreditOverflow),
+    /// No sign of life.
+    #[error("no sign of life")]
+    KeepAlive,
+    /// The server ended it.
+    #[error("closed by the server")]
+    Ending(Ending),
+}
+
+impl Closed {
+    /// Label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::GoAway => "go_away",
+            Self::Io(_) | Self::Write => "io",
+            Self::Record(_)
+            | Self::Demux(_)
+            | Self::DuplicateStream
+            | Self::WindowOverrun
+            | Self::Credit(_) => "protocol_violation",
+            Self::KeepAlive => "keep_alive",
+            Self::Ending(Ending::Shutdown) => "shutdown",
+            Self::Ending(Ending::Denied) => "denied",
+        }
+    }
+
+    pub(super) const fn go_away(self) -> GoAwayCode {
+        match self {
+            Self::Record(_)
+            | Self::Demux(_)
+            | Self::DuplicateStream
+            | Self::WindowOverrun
+            | Self::Credit(_) => GoAwayCode::Protocol,
+            Self::Peer
+            | Self::GoAway
+            | Self::Io(_)
+            | Self::Write
+            | Self::KeepAlive
+            | Self::Ending(_) => GoAwayCode::Normal,
+        }
+    }
+}
