@@ -3,7 +3,7 @@
 //!
 //! Owns the order of the questions and the one deadline over all of them; what
 //! a server may answer is bounded by the codecs. How to reach it is left to
-//! [`target`], the streams to [`session`], what is shown to [`report`].
+//! `target`, the streams to `session`, what is shown to `report`.
 
 mod questions;
 mod report;

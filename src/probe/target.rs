@@ -1,6 +1,6 @@
 //! Where a server is: from a multiaddr to a connected socket.
 //!
-//! Bounds the addresses tried for one name to [`ADDRESSES_MAX`]; each gets an
+//! Bounds the addresses tried for one name to `ADDRESSES_MAX`; each gets an
 //! even share of the time that is left, so that one which drops packets does
 //! not take it all. Names go through the system's resolver.
 
