@@ -2,6 +2,8 @@
 //! lines that scripts can read, or one line about what is wrong with it.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stderr, reason = "a failed test shows the server's log")]
+#![expect(clippy::disallowed_methods, reason = "a test reads its own clock")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -90,9 +92,9 @@ fn impostor(answer: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        listener
-            .incoming()
-            .for_each(|socket| answer(socket.unwrap()))
+        for socket in listener.incoming() {
+            answer(socket.unwrap());
+        }
     });
     format!("/ip4/127.0.0.1/tcp/{port}")
 }

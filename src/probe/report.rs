@@ -22,7 +22,7 @@ impl Report {
 
     pub(super) fn add_time(&mut self, label: &'static str, time: Duration) {
         let milliseconds = time.as_secs_f64() * 1000.0;
-        self.add(label, format_args!("{milliseconds:.2} ms"));
+        self.add(label, format_args!("{milliseconds:.3} ms"));
     }
 
     /// A multiaddr as it came over the wire.
