@@ -10,6 +10,7 @@ use super::*;
 use crate::connection::tests::ear::{Ear, Session};
 use crate::engine::{demux::StreamId, record::OpenKey};
 use crate::metrics::Metrics;
+use crate::state::leg::{Gone, Leg};
 use crate::wire::yamux::INITIAL_WINDOW;
 
 const KEY: [u8; 32] = [5; 32];
