@@ -44,7 +44,7 @@ type MplexStream = <libp2p_mplex::Multiplex<Secured> as StreamMuxer>::Substream;
 /// Who sends.
 pub(crate) enum Sender {
     Waystation(Waystation),
-    Yamux(YamuxCrate),
+    Yamux(Box<YamuxCrate>),
     Mplex(MplexCrate),
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn yamux_crate(work: Work) -> (Sender, Receiver) {
         streams,
         calls,
     };
-    (Sender::Yamux(sender), receiver)
+    (Sender::Yamux(Box::new(sender)), receiver)
 }
 
 impl YamuxCrate {
