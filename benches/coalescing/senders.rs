@@ -48,7 +48,7 @@ type MplexStream = <libp2p_mplex::Multiplex<Secured> as StreamMuxer>::Substream;
 )]
 pub(crate) enum Sender {
     Waystation(Waystation),
-    Yamux(Box<YamuxCrate>),
+    Yamux(YamuxCrate),
     Mplex(MplexCrate),
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn yamux_crate(work: Work) -> (Sender, Receiver) {
         streams,
         calls,
     };
-    (Sender::Yamux(Box::new(sender)), receiver)
+    (Sender::Yamux(sender), receiver)
 }
 
 impl YamuxCrate {
