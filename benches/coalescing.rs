@@ -106,8 +106,8 @@ fn main() {
     }
 }
 
-/// Runs `measuring` as a task on this thread, as connections run: to wakers of
-/// another kind than a task's, libp2p-mplex adds one to a list with each frame.
+/// Runs `measuring` as a task on this thread, as connections run: polled by
+/// `block_on` itself, libp2p-mplex gets slower with every frame that it sends.
 /// Without a budget of polls, which the server's writes do not draw on either.
 #[expect(clippy::disallowed_methods, reason = "no supervisor in a bench")]
 fn run<T: Send + 'static>(
