@@ -51,8 +51,8 @@ const HARD_MAX: usize = HIGH_WATER + 96 * 1024;
 /// top for mplex sources, which are stopped only between passes.
 pub(super) const QUEUE_MAX: usize = 640 * 1024;
 
-/// Most bytes of answers that may wait for one stream: what a service says to
-/// a peer that asks on and takes nothing. The answer to CONNECT is the longest.
+/// Bytes of answers waiting for one stream at which a peer asks and does not
+/// read. The longest answer, to identify or RESERVE, is 4 KiB.
 const ANSWERS_MAX: usize = 16 * 1024;
 
 /// Most offers of circuits that may wait in an inbox.

@@ -339,8 +339,8 @@ impl Connection {
 
     /// Sends what is in `pass.output` on a stream.
     pub(super) fn send(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
-        let carried = self.egress.carry(stream, pass.output, pass.effects);
-        if carried.is_err() {
+        let taken = self.egress.answer(stream, pass.output, pass.effects);
+        if taken.is_err() {
             // The peer asks and does not read: its queue is at the bound.
             self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
         }

@@ -8,9 +8,9 @@ use crate::engine::{
     frames::{self, Greeting},
     muxer::Muxer,
 };
-use crate::state::leg::{Effects, Leg, StreamKey};
+use crate::state::leg::{Effects, Gone, Leg, StreamKey};
 
-use super::{CreditOverflow, Egress, SendHalf, State, streams::After};
+use super::{ANSWERS_MAX, CreditOverflow, Egress, SendHalf, State, streams::After};
 
 /// What the connection's own task does with its streams.
 impl Egress {
@@ -25,6 +25,27 @@ impl Egress {
         };
         state.next_local += step;
         Some(state.insert(id, Greeting::Open))
+    }
+
+    /// Takes a service's answer, to be sent in order.
+    ///
+    /// # Errors
+    /// [`Gone`] if the stream has ended, or if so many answers wait already
+    /// that the peer asks and does not read.
+    pub(in crate::connection) fn answer(
+        &self,
+        stream: StreamKey,
+        answer: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Gone> {
+        let mut state = self.state.lock();
+        let index = state.find(stream)?;
+        if state.streams[index].queue.len() >= ANSWERS_MAX {
+            return Err(Gone);
+        }
+        state.push(self.muxer, index, answer)?;
+        self.touch(&mut state, effects);
+        Ok(())
     }
 
     /// Takes up a stream of the peer's.

@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, mem};
 
-use crate::connection::egress::{ANSWERS_MAX, HIGH_WATER, QUEUE_MAX, State};
+use crate::connection::egress::{HIGH_WATER, QUEUE_MAX, State};
 use crate::engine::{
     demux::StreamId,
     frames::{self, Greeting},
@@ -137,13 +137,7 @@ impl State {
             0
         };
         let (now, later) = payload.split_at(direct);
-        let entry = &self.streams[index];
-        let room = if entry.upstream.is_some() {
-            QUEUE_MAX
-        } else {
-            ANSWERS_MAX
-        };
-        if !later.is_empty() && entry.queue.len() + later.len() > room {
+        if !later.is_empty() && self.streams[index].queue.len() + later.len() > QUEUE_MAX {
             return Err(Gone);
         }
         if !now.is_empty() {

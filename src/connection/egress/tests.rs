@@ -270,10 +270,13 @@ async fn a_queue_ends_where_its_bound_is_and_takes_nothing_beyond() {
         pair.carry(stream, &[0; 1024]).expect("credit");
         pair.drain().await;
     }
+    let Pair {
+        egress, effects, ..
+    } = &mut pair;
     for _ in 0..ANSWERS_MAX / 1024 {
-        pair.carry(stream, &[0; 1024]).expect("room");
+        egress.answer(stream, &[0; 1024], effects).expect("room");
     }
-    assert_eq!(pair.carry(stream, b"one more"), Err(Gone));
+    assert_eq!(egress.answer(stream, b"one more", effects), Err(Gone));
 }
 
 #[tokio::test]

@@ -104,7 +104,12 @@ async fn a_yamux_peer_that_gives_no_sign_of_life_is_let_go() {
         };
         let pong = [hex("0002000200000000"), value.to_be_bytes().to_vec()];
         live.say(&pong.concat());
+        // The clock moves on when the answer has been read.
+        let read = server.received_bytes();
         live.send().await;
+        while server.received_bytes() == read {
+            tokio::task::yield_now().await;
+        }
     }
     assert_eq!(dead.until_closed().await, Closed::KeepAlive);
     live.assert_alive().await;

@@ -256,6 +256,15 @@ impl Server {
         self.assert_clear();
     }
 
+    /// Bytes read from all connections, as the metrics tell it.
+    pub(super) fn received_bytes(&self) -> String {
+        let text = self.context.metrics.render();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("waystation_ingress_received_bytes_total "));
+        line.expect("a series of ours").to_owned()
+    }
+
     /// That no connection has left anything behind.
     pub(super) fn assert_clear(&self) {
         let context = &self.context;
