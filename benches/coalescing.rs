@@ -98,15 +98,24 @@ fn main() {
                     messages,
                 };
                 let passes = least.div_ceil(messages);
-                // Without a budget of polls, which the server's own writes do
-                // not draw on either.
-                let lines = tokio::task::coop::unconstrained(measure(work, rounds, passes));
-                for line in runtime.block_on(lines) {
+                for line in run(&runtime, measure(work, rounds, passes)) {
                     line.print(work);
                 }
             }
         }
     }
+}
+
+/// Runs `measuring` as a task on this thread, as connections run: polled by
+/// `block_on` itself, libp2p-mplex gets slower with every frame that it sends.
+/// Without a budget of polls, which the server's writes do not draw on either.
+#[expect(clippy::disallowed_methods, reason = "no supervisor in a bench")]
+fn run<T: Send + 'static>(
+    runtime: &tokio::runtime::Runtime,
+    measuring: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let task = runtime.spawn(tokio::task::coop::unconstrained(measuring));
+    runtime.block_on(task).expect("no panic")
 }
 
 async fn measure(work: Work, rounds: usize, passes: usize) -> Vec<Line> {

@@ -27,6 +27,7 @@ use source::Entry;
 use value::Expected;
 
 pub use source::{Environment, Origin, Sources};
+pub(crate) use value::units;
 
 /// Name of the key file in the state directory.
 const KEY_FILE_NAME: &str = "identity.key";

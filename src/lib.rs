@@ -1,4 +1,16 @@
 //! Waystation: a libp2p circuit relay and bootstrap server.
+//!
+//! Data moves one way; a module calls to the right or into a leaf.
+//!
+//! ```text
+//! listener → upgrade → connection → service → state
+//!                                ↘ wire, engine (pure)
+//!                                  metrics, clock, config, identity (leaves)
+//! ```
+//!
+//! On top of it: [`app`] turns a configuration into a running server, [`admin`]
+//! answers its operator over HTTP, [`probe`] looks at a server from outside.
+//! Locks are numbered in [`state`].
 
 pub mod admin;
 pub mod app;
@@ -9,6 +21,7 @@ pub mod engine;
 pub mod identity;
 pub mod listener;
 pub mod metrics;
+pub mod probe;
 pub mod service;
 pub mod state;
 pub mod upgrade;

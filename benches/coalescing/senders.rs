@@ -42,6 +42,10 @@ type Secured = noise::Output<Counted>;
 type MplexStream = <libp2p_mplex::Multiplex<Secured> as StreamMuxer>::Substream;
 
 /// Who sends.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is not moved"
+)]
 pub(crate) enum Sender {
     Waystation(Waystation),
     Yamux(YamuxCrate),

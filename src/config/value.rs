@@ -4,7 +4,7 @@
 //! text: lists as `a,b` or `["a", "b"]`, durations as `1h30m`, sizes as
 //! `128KiB` (`value/units.rs`). Ranges are checked in `validate.rs`.
 
-mod units;
+pub(crate) mod units;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

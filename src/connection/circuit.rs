@@ -273,6 +273,10 @@ impl Connection {
 
     /// The target did not take the circuit: tells the source.
     pub(super) fn refuse_connect(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        if let Some(entry) = self.table.find_mut(stream) {
+            // What is refused is not held any more when the source is told.
+            entry.handler = Handler::Spent;
+        }
         pass.output.clear();
         self.context.relay.refuse(
             Refusal::ConnectionFailed,
@@ -357,8 +361,13 @@ impl Connection {
             }
             Handler::Waiting(waiting) => waiting.withdraw(),
             Handler::Offer(offer) => {
-                let stream = offer.source.stream;
-                let _ = offer.source.link.deliver(Command::Refused { stream });
+                let Offer {
+                    circuit, source, ..
+                } = *offer;
+                // Given up before the source is told: it may ask again at once.
+                drop(circuit);
+                let stream = source.stream;
+                let _ = source.link.deliver(Command::Refused { stream });
             }
             Handler::Negotiating(_)
             | Handler::Ping(_)

@@ -1,4 +1,7 @@
 //! Why connections end, and what their peers are told.
+//!
+//! One value for each cause, with its go-away code and metric label. Deciding
+//! that a connection ends is left to those who find the cause.
 
 use std::io;
 

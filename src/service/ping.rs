@@ -10,7 +10,7 @@ use std::time::Duration;
 pub const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 
 /// Size of a block.
-const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
 /// Streams of one peer that are echoed at once (js-libp2p and go-libp2p both
 /// keep to two).

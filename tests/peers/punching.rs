@@ -1,7 +1,6 @@
 //! Direct connections that are arranged through the relay.
 
 use libp2p::dcutr;
-use libp2p::identify;
 use libp2p::swarm::SwarmEvent;
 
 use crate::peer::{BehaviourEvent, Kind, Muxer, Peer};
@@ -15,8 +14,10 @@ async fn a_relayed_connection_is_upgraded_to_a_direct_one(muxer: Muxer) {
     let server = Server::start(&[]);
     let mut target = listening(muxer).await;
     target.reserve(&server).await;
-    until_observed(&mut target, &server).await;
+    until_observed(&mut target).await;
     let mut source = listening(muxer).await;
+    source.connect(&server).await;
+    until_observed(&mut source).await;
     source.dial(server.address_of(target.id()));
     assert!(source.until_connected(target.id()).await, "directly");
     let upgraded = source
@@ -58,12 +59,9 @@ async fn listening(muxer: Muxer) -> Peer {
 
 /// Waits until the server has told the peer its address, which is what it
 /// offers for the direct connection.
-async fn until_observed(peer: &mut Peer, server: &Server) {
+async fn until_observed(peer: &mut Peer) {
     peer.until("observed", |event| match event {
-        SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
-            peer_id,
-            ..
-        })) if *peer_id == server.peer_id() => Some(()),
+        SwarmEvent::NewExternalAddrCandidate { .. } => Some(()),
         _ => None,
     })
     .await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Numbers with units, one after the other: `1h30m`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     (total <= DURATION_MAX).then_some(total)
 }
 
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     if rest == 0 {
         return "0s".to_owned();
@@ -68,7 +68,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-pub(super) fn show_size(size: u64) -> String {
+pub(crate) fn show_size(size: u64) -> String {
     let units = [
         ("TiB", 1 << 40),
         ("GiB", 1 << 30),

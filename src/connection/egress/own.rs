@@ -40,7 +40,7 @@ impl Egress {
     ) -> Result<(), Gone> {
         let mut state = self.state.lock();
         let index = state.find(stream)?;
-        if state.streams[index].queue.len() > ANSWERS_MAX {
+        if state.streams[index].queue.len() >= ANSWERS_MAX {
             return Err(Gone);
         }
         state.push(self.muxer, index, answer)?;

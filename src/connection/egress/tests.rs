@@ -64,6 +64,14 @@ impl Pair {
         })
     }
 
+    /// A stream that is one end of a circuit.
+    fn join(&self, index: u64) -> StreamKey {
+        let stream = self.accept(index);
+        let upstream = Arc::new(Upstream::default());
+        assert!(self.egress.attach(stream, upstream.leg()));
+        stream
+    }
+
     /// The stream as the peer knows it.
     fn far_id(&self, stream: StreamKey) -> StreamId {
         match self.egress.muxer() {
@@ -244,7 +252,7 @@ async fn many_appends_and_one_flush_are_one_record_in_one_write() {
 #[tokio::test]
 async fn a_queue_ends_where_its_bound_is_and_takes_nothing_beyond() {
     let mut pair = Pair::new(Muxer::Yamux).await;
-    let stream = pair.accept(0);
+    let stream = pair.join(0);
     let taken = WINDOW + QUEUE_MAX;
     for at in (0..taken).step_by(32 * 1024) {
         pair.carry(stream, &pattern(at, 32 * 1024)).expect("room");
@@ -255,14 +263,28 @@ async fn a_queue_ends_where_its_bound_is_and_takes_nothing_beyond() {
     pair.credit(stream, QUEUE_MAX);
     pair.drain().await;
     assert_eq!(pair.bytes(stream), pattern(0, taken));
+
+    // What a service answers is short.
+    let stream = pair.accept(1);
+    for _ in 0..WINDOW / 1024 {
+        pair.carry(stream, &[0; 1024]).expect("credit");
+        pair.drain().await;
+    }
+    let Pair {
+        egress, effects, ..
+    } = &mut pair;
+    for _ in 0..ANSWERS_MAX / 1024 {
+        egress.answer(stream, &[0; 1024], effects).expect("room");
+    }
+    assert_eq!(egress.answer(stream, b"one more", effects), Err(Gone));
 }
 
 #[tokio::test]
 async fn an_end_waits_for_what_was_carried_before_it() {
     let mut pair = Pair::new(Muxer::Yamux).await;
-    let finishing = pair.accept(0);
-    let draining = pair.accept(1);
-    let dropped = pair.accept(2);
+    let finishing = pair.join(0);
+    let draining = pair.join(1);
+    let dropped = pair.join(2);
     for stream in [finishing, draining, dropped] {
         pair.carry(stream, &[1; 2 * WINDOW]).expect("room");
     }
@@ -299,7 +321,7 @@ async fn an_end_waits_for_what_was_carried_before_it() {
 #[tokio::test]
 async fn one_that_will_not_take_what_is_left_can_still_be_reset() {
     let mut pair = Pair::new(Muxer::Yamux).await;
-    let stream = pair.accept(0);
+    let stream = pair.join(0);
     pair.carry(stream, &[1; 2 * WINDOW]).expect("room");
     pair.egress.reset(stream, 1, true, &mut pair.effects);
     let half = pair
@@ -349,7 +371,7 @@ async fn credit_is_owed_for_what_has_left_half_a_window_at_a_time() {
 #[tokio::test]
 async fn a_peer_that_does_not_read_holds_the_high_water_mark_and_queues() {
     let mut pair = Pair::new(Muxer::Mplex).await;
-    let streams: Vec<_> = (0..40).map(|index| pair.accept(index)).collect();
+    let streams: Vec<_> = (0..40).map(|index| pair.join(index)).collect();
     for round in 0..8 {
         for stream in &streams {
             pair.carry(*stream, &pattern(round * 10_000, 10_000))
@@ -378,8 +400,8 @@ async fn a_peer_that_does_not_read_holds_the_high_water_mark_and_queues() {
 async fn what_was_kept_back_in_one_piece_costs_no_connection() {
     for muxer in Muxer::ALL {
         let mut pair = Pair::new(muxer).await;
-        let first = pair.accept(0);
-        let stream = pair.accept(1);
+        let first = pair.join(0);
+        let stream = pair.join(1);
         pair.clog(first);
         // What a source sent while its target was asked comes at once.
         pair.carry(stream, &pattern(0, WINDOW)).expect("room");
@@ -511,7 +533,7 @@ async fn threads_that_flush_at_once_keep_records_and_bytes_in_order() {
     const ROUNDS: usize = 2_000;
     for muxer in Muxer::ALL {
         let mut pair = Pair::new(muxer).await;
-        let streams: Vec<_> = (0..4).map(|index| pair.accept(index)).collect();
+        let streams: Vec<_> = (0..4).map(|index| pair.join(index)).collect();
         let threads: Vec<_> = streams
             .iter()
             .map(|stream| {

@@ -30,6 +30,7 @@ async fn bytes_glued_to_the_handshake_belong_to_the_circuit() {
         target.accept(offered);
         target.write(offered, b"at once");
         target.finish(offered);
+        target.send().await;
         assert_eq!(source.until_status(stream).await, Status::Ok);
         source.until_finished(stream).await;
         assert_eq!(source.ear.streams[&stream].bytes, b"at once");

@@ -1,16 +1,12 @@
 //! The limits of circuits and reservations, and what a slow end costs.
 
-use std::time::Duration;
-
 use libp2p_identity::PeerId;
-use tokio::time::sleep;
 
-use super::peer::{Circuit, MUXERS, PAIRS, Server};
+use super::peer::{Circuit, MUXERS, PAIRS, Peer, Server, Stopped};
 use crate::engine::muxer::Muxer;
 use crate::wire::{relay::Status, yamux::INITIAL_WINDOW};
 
 const WINDOW: usize = INITIAL_WINDOW as usize;
-const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn exactly_the_byte_limit_is_delivered_and_then_both_ends_are_reset() {
@@ -47,34 +43,6 @@ async fn exactly_the_byte_limit_is_delivered_and_then_both_ends_are_reset() {
 
 #[tokio::test]
 async fn the_last_bytes_before_the_limit_wait_for_a_slow_target() {
-    let limit = 2 * WINDOW;
-    for muxer in MUXERS {
-        let server = Server::with(|config| config.relay.circuit_bytes_max = Some(limit as u64));
-        let Circuit { peers, streams } = server.circuit([muxer, Muxer::Yamux]).await;
-        let [mut source, mut target] = peers;
-        target.generous = false;
-        source.write(streams[0], &vec![1; WINDOW - 1000]);
-        source.send().await;
-        target.until_bytes(streams[1], WINDOW - 1000).await;
-        source.write(streams[0], &vec![1; WINDOW - 1000]);
-        source.send().await;
-        target.until_bytes(streams[1], 1000).await;
-        source.write(streams[0], &vec![1; 2001]);
-        source.until_reset(streams[0]).await;
-        source.assert_alive().await;
-        target.generous = true;
-        target.assert_alive().await;
-        assert!(!target.was_reset(streams[1]));
-        target.grant(streams[1], u32::try_from(WINDOW).expect("a window"));
-        target.until_reset(streams[1]).await;
-        assert_eq!(target.ear.streams[&streams[1]].bytes.len(), WINDOW);
-        assert!(server.context.relay.circuits.is_clear());
-        server.leave([source, target]).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_target_that_will_not_take_the_last_bytes_is_reset_without_them() {
     let limit = WINDOW + 100_000;
     for muxer in MUXERS {
         let server = Server::with(|config| config.relay.circuit_bytes_max = Some(limit as u64));
@@ -86,15 +54,37 @@ async fn a_target_that_will_not_take_the_last_bytes_is_reset_without_them() {
         target.until_bytes(streams[1], WINDOW - 1000).await;
         source.write(streams[0], &vec![1; 101_001]);
         source.until_reset(streams[0]).await;
-        sleep(SECOND * 9).await;
+        source.assert_alive().await;
+        target.generous = true;
+        target.assert_alive().await;
+        assert!(!target.was_reset(streams[1]));
+        target.grant(streams[1], u32::try_from(WINDOW).expect("a window"));
+        target.until_reset(streams[1]).await;
+        assert_eq!(target.ear.streams[&streams[1]].bytes.len(), 101_000);
+        assert!(server.context.relay.circuits.is_clear());
+        server.leave([source, target]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_will_not_take_the_last_bytes_is_reset_without_them() {
+    let clock = Stopped::clock();
+    let limit = WINDOW + 100_000;
+    for muxer in MUXERS {
+        let server = Server::with(|config| config.relay.circuit_bytes_max = Some(limit as u64));
+        let Circuit { peers, streams } = server.circuit([muxer, Muxer::Yamux]).await;
+        let [mut source, mut target] = peers;
+        target.generous = false;
+        source.write(streams[0], &vec![1; WINDOW - 1000]);
+        source.send().await;
+        target.until_bytes(streams[1], WINDOW - 1000).await;
+        source.write(streams[0], &vec![1; 101_001]);
+        source.until_reset(streams[0]).await;
+        clock.advance(9).await;
         target.glance().await;
         assert!(!target.was_reset(streams[1]), "too soon");
-        sleep(SECOND * 2).await;
-        target.glance().await;
-        assert!(
-            target.was_reset(streams[1]),
-            "for as long as the target likes"
-        );
+        clock.advance(2).await;
+        target.until_reset(streams[1]).await;
         assert!(server.context.relay.circuits.is_clear());
         // Nothing more is to come, whatever it grants.
         target.grant(streams[1], u32::try_from(WINDOW).expect("a window"));
@@ -105,17 +95,18 @@ async fn a_target_that_will_not_take_the_last_bytes_is_reset_without_them() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_duration_limit_resets_both_ends_of_an_idle_circuit() {
+    let clock = Stopped::clock();
     for muxers in PAIRS {
         let server = Server::new();
         let Circuit { mut peers, streams } = server.circuit(muxers).await;
-        sleep(SECOND * 119).await;
+        clock.advance(119).await;
         for (peer, stream) in peers.iter_mut().zip(streams) {
             peer.glance().await;
             assert!(!peer.was_reset(stream), "too soon");
         }
-        sleep(SECOND * 2).await;
+        clock.advance(2).await;
         for (peer, stream) in peers.iter_mut().zip(streams) {
             peer.until_reset(stream).await;
             peer.assert_alive().await;
@@ -127,13 +118,14 @@ async fn the_duration_limit_resets_both_ends_of_an_idle_circuit() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_target_that_never_answers_is_given_up() {
+    let clock = Stopped::clock();
     for muxers in PAIRS {
         let server = Server::new();
         let Circuit { peers, streams } = server.offer(muxers).await;
         let [mut source, mut target] = peers;
-        sleep(SECOND * 32).await;
+        clock.advance(32).await;
         let status = source.until_status(streams[0]).await;
         assert_eq!(status, Status::ConnectionFailed);
         target.until_reset(streams[1]).await;
@@ -150,15 +142,16 @@ async fn a_source_gets_credit_for_what_its_target_has_taken() {
     let Circuit { peers, streams } = server.circuit([Muxer::Yamux; 2]).await;
     let [mut source, mut target] = peers;
     target.generous = false;
-    let credit = |source: &super::peer::Peer| source.ear.streams[&streams[0]].credit;
+    let credit = |source: &Peer| source.ear.streams[&streams[0]].credit;
 
     // The target's own window is taken at once; a little of the source's went
     // to its request.
     source.write(streams[0], &vec![1; WINDOW - 1000]);
+    source.send().await;
+    target.until_bytes(streams[1], WINDOW - 1000).await;
     source
         .until("credit", |source| credit(source) >= WINDOW as u64 / 2)
         .await;
-    target.until_bytes(streams[1], WINDOW - 1000).await;
     let first = credit(&source);
 
     // The next half fills what a circuit holds, and no credit returns.
@@ -170,7 +163,7 @@ async fn a_source_gets_credit_for_what_its_target_has_taken() {
     assert_eq!(credit(&source), first);
 
     target.grant(streams[1], u32::try_from(WINDOW).expect("a window"));
-    target.send().await;
+    target.until_bytes(streams[1], WINDOW / 2).await;
     source
         .until("credit", |source| credit(source) > first)
         .await;
@@ -191,7 +184,7 @@ async fn bulk_passes_at_the_pace_of_its_target() {
             for (index, piece) in sent.chunks(WINDOW / 4).enumerate() {
                 let due = (index as u64 * WINDOW as u64 / 4).saturating_sub(WINDOW as u64 / 2);
                 if source.muxer == Muxer::Yamux {
-                    let credited = |source: &super::peer::Peer| {
+                    let credited = |source: &Peer| {
                         let heard = source.heard(streams[0]);
                         heard.map_or(0, |heard| heard.credit) >= due
                     };
@@ -215,8 +208,9 @@ async fn bulk_passes_at_the_pace_of_its_target() {
 
 /// mplex has no credit: a stalled target stops its source for a while, then
 /// loses its circuit; the source's other circuits and streams go on.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_stalled_target_of_an_mplex_source_loses_its_circuit_only() {
+    let clock = Stopped::clock();
     for muxer in MUXERS {
         let server = Server::with(|config| config.relay.circuit_bytes_max = None);
         let stalled = server.circuit([Muxer::Mplex, muxer]).await;
@@ -233,6 +227,11 @@ async fn a_stalled_target_of_an_mplex_source_loses_its_circuit_only() {
         source.until_status(stream).await;
 
         source.write(stalled.streams[0], &vec![1; 3 * WINDOW]);
+        source.glance().await;
+        clock.advance(4).await;
+        source.glance().await;
+        assert!(!source.was_reset(stalled.streams[0]), "too soon");
+        clock.advance(2).await;
         source.until_reset(stalled.streams[0]).await;
         source.write(stream, b"still here");
         source.send().await;

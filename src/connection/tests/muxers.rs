@@ -375,7 +375,7 @@ async fn a_peer_that_asks_and_does_not_read_is_given_up() {
 
     for muxer in MUXERS {
         let mut refused = server.connect(muxer).await;
-        let closed = refused.flood(|peer| drop(peer.open())).await;
+        let closed = refused.flood(|peer| _ = peer.open()).await;
         assert_eq!(closed, Closed::Write, "streams over the limit");
 
         let mut failing = server.connect(muxer).await;

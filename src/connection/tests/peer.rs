@@ -5,7 +5,14 @@
 //! peer keeps everything that it hears; what does not arrive within
 //! [`PATIENCE`] fails the test.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
 
 use libp2p_identity::PeerId;
 use socket2::SockRef;
@@ -60,6 +67,38 @@ pub(super) const PAIRS: [[Muxer; 2]; 4] = [
 
 const TO_SERVER: [u8; 32] = [1; 32];
 const FROM_SERVER: [u8; 32] = [2; 32];
+
+/// Stands still unless told: a paused clock of tokio's own goes forward
+/// whenever it sees nothing to do, also while bytes are on their way.
+pub(super) struct Stopped {
+    _running: SyncSender<()>,
+}
+
+impl Stopped {
+    /// Stops the clock of this test, for at most [`PATIENCE`] of real time.
+    pub(super) fn clock() -> Self {
+        tokio::time::pause();
+        let (running, ended) = sync_channel(0);
+        // Time does not go forward by itself while something blocks.
+        tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
+        Self { _running: running }
+    }
+
+    /// Goes forward, second by second, so that everybody keeps up.
+    pub(super) async fn advance(&self, seconds: u32) {
+        for _ in 0..seconds {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            breathe().await;
+        }
+    }
+}
+
+/// Has the server do what it can do now.
+async fn breathe() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
 
 /// What connections share, without a listener.
 pub(super) struct Server {
@@ -199,6 +238,15 @@ impl Server {
             peer.leave().await;
         }
         self.assert_clear();
+    }
+
+    /// Bytes read from all connections, as the metrics tell it.
+    pub(super) fn received_bytes(&self) -> String {
+        let text = self.context.metrics.render();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("waystation_ingress_received_bytes_total "));
+        line.expect("a series of ours").to_owned()
     }
 
     /// That no connection has left anything behind.
@@ -596,6 +644,7 @@ impl Peer {
     /// Reads what is there, without waiting for more.
     pub(super) async fn glance(&mut self) {
         self.send_what_fits();
+        breathe().await;
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count) = self.socket.try_read(&mut buffer) {
             if count == 0 {

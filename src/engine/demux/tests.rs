@@ -49,10 +49,10 @@ fn push(told: &mut Vec<Told>, event: Event<'_>) {
     let event = match event {
         Event::Data(stream, bytes) => {
             assert!(!bytes.is_empty(), "data of no bytes");
-            if let Some(Told::Data(last, gathered)) = told.last_mut() {
-                if *last == stream {
-                    return gathered.extend_from_slice(bytes);
-                }
+            if let Some(Told::Data(last, gathered)) = told.last_mut()
+                && *last == stream
+            {
+                return gathered.extend_from_slice(bytes);
             }
             Told::Data(stream, bytes.to_vec())
         }
