@@ -43,8 +43,8 @@ use super::{
 /// How long a stream may take to agree on a protocol (go-libp2p: 10 s).
 pub(super) const NEGOTIATION_MAX: Duration = Duration::from_secs(10);
 
-/// How often a quiet connection is asked for a sign of life. Twice this
-/// without one ends it. Long, because TCP keep-alive finds dead hosts and each
+/// How often a quiet connection is asked for a sign of life. It is asked after
+/// the first whole interval of silence and ended after the second. Long, because TCP keep-alive finds dead hosts and each
 /// round costs every idle peer a wake-up.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 

@@ -23,9 +23,7 @@ const REFUSED: &[&str] = &[
     "connection_failed",
     "malformed",
     "unexpected",
-    "relayed",
     "draining",
-    "disabled",
 ];
 
 const CAUSES: &[&str] = &[

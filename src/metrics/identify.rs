@@ -29,9 +29,9 @@ impl IdentifyMetrics {
             ),
             pushes: declare.counters(
                 "libp2p_identify_identify_push_total",
-                "Identify pushes received (inbound) and sent (outbound).",
+                "Identify pushes received (inbound).",
                 "dir",
-                Direction::VALUES,
+                &["inbound"],
             ),
             failed: declare.counter(
                 "waystation_identify_failed_total",
@@ -39,7 +39,7 @@ impl IdentifyMetrics {
             ),
             protocols: declare.gauge(
                 "waystation_identify_protocols",
-                "Distinct protocol names kept for connected peers.",
+                "Distinct protocol lists kept for connected peers.",
             ),
             agents: declare.gauge(
                 "waystation_identify_agents",
@@ -63,16 +63,11 @@ impl IdentifyMetrics {
         self.pushes.inc(Direction::Inbound.label());
     }
 
-    /// We pushed a change.
-    pub fn push_sent(&self) {
-        self.pushes.inc(Direction::Outbound.label());
-    }
-
     pub fn failed(&self) {
         self.failed.inc();
     }
 
-    /// Sizes of the tables of interned protocol names and agent versions.
+    /// Sizes of the tables of interned protocol lists and agent versions.
     pub fn set_interned(&self, protocols: usize, agents: usize) {
         self.protocols.set(gauge_value(protocols));
         self.agents.set(gauge_value(agents));

@@ -30,9 +30,7 @@ const REFUSED: &[&str] = &[
     "denied",
     "malformed",
     "unexpected",
-    "relayed",
     "draining",
-    "disabled",
 ];
 
 pub(super) fn declare(declare: &mut Declarations) -> (Arc<RelayMetrics>, Arc<CircuitMetrics>) {
