@@ -3,6 +3,7 @@
 
 mod churn;
 mod circuits;
+mod commands;
 pub(super) mod ear;
 mod limits;
 mod muxers;
