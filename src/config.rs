@@ -6,6 +6,7 @@
 //! refusal is one line naming key, value and source. Reading the key file and
 //! acting on the values is left to others.
 
+mod host;
 mod render;
 mod schema;
 mod source;
@@ -26,6 +27,7 @@ use schema::Key;
 use source::Entry;
 use value::Expected;
 
+pub use host::Host;
 pub use source::{Environment, Origin, Sources};
 pub(crate) use value::units;
 
