@@ -29,7 +29,6 @@ use schema::Key;
 use source::Entry;
 use value::Expected;
 
-pub use derive::DESCRIPTORS_RESERVED;
 pub use host::Host;
 pub use source::{Environment, Origin, Sources};
 pub(crate) use value::units;
@@ -164,8 +163,8 @@ schema::sections! {
         max: usize = 200_000,
         /// ping: streams in all.
         ping_max: usize = 50_000,
-        /// ping: streams of one peer.
-        ping_per_peer_max: usize = 4,
+        /// ping: streams of one peer: two on each of its connections.
+        ping_per_peer_max: usize = 16,
         /// identify: streams in all.
         identify_max: usize = 50_000,
         /// identify: streams of one peer.
@@ -173,7 +172,7 @@ schema::sections! {
         /// identify/push: streams in all.
         push_max: usize = 25_000,
         /// identify/push: streams of one peer.
-        push_per_peer_max: usize = 4,
+        push_per_peer_max: usize = 16,
         /// hop, until answered: streams in all.
         hop_max: usize = 25_000,
         /// hop, until answered: streams of one peer.
@@ -544,10 +543,7 @@ mod tests {
             .collect();
         let uncommented = load_file(&settings.join("\n")).unwrap();
         assert_eq!(uncommented.config, as_it_is.config);
-        assert_eq!(
-            uncommented.origins.len() + derive::RULES.len(),
-            KEYS.len()
-        );
+        assert_eq!(uncommented.origins.len() + derive::RULES.len(), KEYS.len());
     }
 
     #[test]

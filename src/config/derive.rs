@@ -22,7 +22,7 @@ const CONNECTIONS_LEAST: usize = 16;
 const MEMORY_PER_CONNECTION: u64 = 16 * 1024;
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
-pub const DESCRIPTORS_RESERVED: u64 = 256;
+const DESCRIPTORS_RESERVED: u64 = 256;
 /// Least room for buffers: that of a few dozen circuits at full speed.
 const BUFFERS_LEAST: u64 = 32 << 20;
 

@@ -83,14 +83,8 @@ impl Check<'_> {
             ),
             ("relay.circuits_max", relay.circuits_max),
             ("relay.circuits_per_peer_max", relay.circuits_per_peer_max),
-            (
-                "relay.reserve_burst_per_peer",
-                relay.reserve_burst_per_peer,
-            ),
-            (
-                "relay.connect_burst_per_peer",
-                relay.connect_burst_per_peer,
-            ),
+            ("relay.reserve_burst_per_peer", relay.reserve_burst_per_peer),
+            ("relay.connect_burst_per_peer", relay.connect_burst_per_peer),
             ("connections.max", connections.max),
             ("connections.transient_max", connections.transient_max),
             ("connections.per_peer_max", connections.per_peer_max),
