@@ -10,7 +10,7 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{ConfigError, Fault, Loaded, nested};
+use super::{ConfigError, Fault, Loaded, Origin, nested};
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -247,7 +247,11 @@ impl Check<'_> {
         }
     }
 
+    /// What is derived is as wrong as what it is derived from.
     fn within(&mut self, key: &str, count: usize, least: usize, most: usize) {
+        if matches!(self.loaded.origin(key), Origin::Derived(_)) {
+            return;
+        }
         if count < least || count > most {
             self.refuse(key, &format!("must be from {least} to {most}"));
         }

@@ -9,4 +9,5 @@ mod limits;
 mod muxers;
 mod patience;
 mod peer;
+mod refusals;
 mod services;

@@ -27,7 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::Config,
-    connection::{Closed, Connection, Context, Handover, Remote},
+    connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
         demux::{Side, StreamId},
@@ -42,7 +42,7 @@ use crate::{
         access::Access,
         addresses::Addresses,
         circuits::Circuits,
-        limits::{Limits, StreamLimits},
+        limits::{Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
     wire::{
@@ -119,6 +119,7 @@ async fn breathe() {
 /// What connections share, without a listener.
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
+    pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
 }
 
@@ -136,10 +137,13 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses);
+        let buffers = Buffers::new(config.connections.buffers_max);
+        pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
             access: Access::new(&config.relay),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
+                .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -148,6 +152,7 @@ impl Server {
         let streams = StreamLimits::new(&config);
         Self {
             context: Arc::new(Context::new(menu, answer, relay, metrics, streams)),
+            buffers,
             limits: Limits::new(&config.connections),
         }
     }
@@ -281,6 +286,8 @@ impl Server {
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
         assert_eq!(self.limits.usage().peers, 0, "peers with connections");
         assert!(context.streams.is_clear(), "stream permits");
+        let buffers = self.buffers.taken() + pool::untold();
+        assert_eq!(buffers, 0, "bytes in buffers");
         for gauge in [
             "waystation_streams",
             "waystation_connections",
