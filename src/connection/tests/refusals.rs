@@ -131,12 +131,12 @@ async fn without_memory_only_what_would_have_to_wait_ends() {
         let asking = source.propose(HOP_PROTOCOL);
         source.until_agreed(asking, HOP_PROTOCOL).await;
         full.generous = false;
-        pushing.write(slow.streams[0], &vec![1; window]);
+        pushing.write(slow.streams[0], &vec![1; window - 1_000]);
         pushing.send().await;
-        full.until_bytes(slow.streams[1], window).await;
+        full.until_bytes(slow.streams[1], window - 1_000).await;
 
         server.buffers.add(EVERYTHING);
-        pushing.write(slow.streams[0], &[1]);
+        pushing.write(slow.streams[0], &[1; 2_000]);
         pushing.until_reset(slow.streams[0]).await;
         full.until_reset(slow.streams[1]).await;
         let endings = server.context.metrics.circuits.endings();
