@@ -12,6 +12,9 @@ use waystation::clock;
 use waystation::config::ConnectionsConfig;
 use waystation::state::limits::{AsnDatabase, Limits, SocketPermit};
 
+/// An address by its number.
+type Address = fn(u32) -> SocketAddr;
+
 /// Connections that are open meanwhile.
 const OPEN: u32 = 50_000;
 
@@ -75,7 +78,7 @@ fn admit(criterion: &mut Criterion) {
     let limits = Limits::new(&config());
     let with_systems = Limits::with_systems(&config(), Some(database()));
     let held = [filled(&limits, now), filled(&with_systems, now)];
-    let cases: [(&str, &Arc<Limits>, fn(u32) -> SocketAddr); 3] = [
+    let cases: [(&str, &Arc<Limits>, Address); 3] = [
         ("ipv4", &limits, v4),
         ("ipv6", &limits, v6),
         ("ipv4_with_systems", &with_systems, v4),

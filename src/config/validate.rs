@@ -67,7 +67,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn ranges(&mut self) {
+    fn counts(&mut self) {
         let config = &self.loaded.config;
         let (relay, connections) = (&config.relay, &config.connections);
         let streams = &config.streams;
@@ -110,6 +110,12 @@ impl Check<'_> {
         ] {
             self.within(key, count, 1, COUNT_MAX);
         }
+    }
+
+    fn ranges(&mut self) {
+        self.counts();
+        let config = &self.loaded.config;
+        let (relay, connections) = (&config.relay, &config.connections);
         self.within(
             "connections.streams_max",
             connections.streams_max,
@@ -117,7 +123,7 @@ impl Check<'_> {
             STREAMS_MAX,
         );
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
-        self.within("streams.max", streams.max, 1, 4 * COUNT_MAX);
+        self.within("streams.max", config.streams.max, 1, 4 * COUNT_MAX);
         self.rates();
         self.streams_fit_one_connection();
         if connections
