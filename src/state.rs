@@ -20,3 +20,4 @@ pub mod peers;
 pub mod registry;
 pub mod reservations;
 pub mod striped;
+mod sync;
