@@ -85,6 +85,15 @@ schema::sections! {
         circuit_duration_max: Option<Duration> = Some(Duration::from_secs(2 * 60)),
         /// Bytes one circuit may carry in each direction. 0: no limit.
         circuit_bytes_max: Option<u64> = Some(128 * 1024),
+        /// Bytes that all circuits together may carry in a second, both
+        /// directions counted. Whoever sends more is slowed down, nothing is
+        /// dropped. 0: no limit.
+        bandwidth_max: Option<u64> = None,
+        /// Bytes that the circuits of one peer, as source or target, may carry in
+        /// a second. 0: no limit.
+        bandwidth_per_peer_max: Option<u64> = None,
+        /// Bytes that one circuit may carry in a second. 0: no limit.
+        bandwidth_per_circuit_max: Option<u64> = None,
         /// Peer ids that may neither reserve nor be source or target of a
         /// circuit. Wins over allow_peers.
         deny_peers: Vec<PeerId> = Vec::new(),

@@ -214,6 +214,8 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
             .listener
             .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
         if let Some(context) = context.upgrade() {
+            let bandwidth = context.relay.circuits.bandwidth();
+            metrics.circuits.set_metered_peers(bandwidth.peers());
             let (protocols, agents) = context.peers.interned();
             metrics.identify.set_interned(protocols, agents);
         }
@@ -234,6 +236,7 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         reservations.sweep(stripe, now);
         stripe = (stripe + 1) % reservations.stripes();
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }

@@ -19,6 +19,7 @@ use crate::wire::relay::{Status, encode_hop_status};
 
 use super::{
     egress::SendHalf,
+    pacing::Withheld,
     read_pass::Pass,
     stream::{Entry, Handler},
     task::Connection,
@@ -55,6 +56,7 @@ pub(super) struct Bound {
     pub(super) end: End,
     out: Leg,
     budget: Budget,
+    pub(super) withheld: Withheld,
 }
 
 /// Why a circuit cannot go on.
@@ -74,6 +76,7 @@ impl Bound {
             end,
             out,
             budget,
+            withheld: Withheld::default(),
         }
     }
 
@@ -83,14 +86,17 @@ impl Bound {
         &mut self,
         payload: &[u8],
         metrics: &CircuitMetrics,
-        effects: &mut Effects,
+        pass: &mut Pass<'_>,
     ) -> Result<(), Broken> {
         let admitted = self.budget.admit(payload.len());
         if admitted.bytes > 0 {
             self.out
                 .link
-                .carry(self.out.stream, &payload[..admitted.bytes], effects)
+                .carry(self.out.stream, &payload[..admitted.bytes], pass.effects)
                 .map_err(|_| Broken::Gone)?;
+            if let Some(due) = self.circuit.charge(admitted.bytes, pass.now) {
+                self.withheld.owed_until(due);
+            }
             match self.end {
                 End::Source => metrics.relayed_to_destination(admitted.bytes),
                 End::Destination => metrics.relayed_to_source(admitted.bytes),
@@ -199,6 +205,9 @@ impl Connection {
         } = offer;
         let destination = self.leg(stream);
         self.egress.attach(stream, source.clone());
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let joined = Command::Joined {
             stream: source.stream,
             destination: destination.clone(),
@@ -227,7 +236,7 @@ impl Connection {
         entry.guard.serves(Service::Circuit);
         let mut bound = Bound::new(circuit, End::Destination, source);
         let metrics = &self.context.metrics.circuits;
-        let passed = bound.forward(rest, metrics, pass.effects);
+        let passed = bound.forward(rest, metrics, pass);
         entry.handler = Handler::Circuit(Box::new(bound));
         if let Err(broken) = passed {
             self.circuit_broken(stream, broken, pass);
@@ -252,12 +261,15 @@ impl Connection {
         };
         let Waiting { circuit, early, .. } = *waiting;
         let deadline = circuit.deadline(pass.now);
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let mut bound = Bound::new(circuit, End::Source, destination);
         let metrics = &self.context.metrics.circuits;
         let passed = if early.is_empty() {
             Ok(())
         } else {
-            bound.forward(&early, metrics, pass.effects)
+            bound.forward(&early, metrics, pass)
         };
         let finished = entry.finished;
         if finished {

@@ -276,7 +276,7 @@ impl Relay {
             return Err(Refusal::ConnectionFailed);
         }
         let link = registry.find(&target).ok_or(Refusal::NoReservation)?;
-        let circuit = self.circuits.open(asker.peer, target)?;
+        let circuit = self.circuits.open(asker.peer, target, now)?;
         Ok((circuit, link))
     }
 }

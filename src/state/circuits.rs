@@ -20,7 +20,10 @@ use crate::{
     clock,
     config::RelayConfig,
     metrics::{CircuitGuard, CircuitMetrics},
-    state::striped::{Capacity, KeyPermit, KeyedCounts, Permit},
+    state::{
+        bandwidth::{Bandwidth, Due, Pace},
+        striped::{Capacity, KeyPermit, KeyedCounts, Permit},
+    },
     wire::relay::Limit,
 };
 
@@ -103,6 +106,7 @@ pub struct Circuits {
     per_peer_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
+    bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
     next: AtomicU64,
 }
@@ -112,6 +116,11 @@ impl Circuits {
     #[must_use]
     pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
         metrics.set_max(config.circuits_max);
+        metrics.set_rates([
+            config.bandwidth_max,
+            config.bandwidth_per_peer_max,
+            config.bandwidth_per_circuit_max,
+        ]);
         Self {
             total: Capacity::new(config.circuits_max),
             sources: KeyedCounts::new(),
@@ -119,6 +128,7 @@ impl Circuits {
             per_peer_max: config.circuits_per_peer_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
+            bandwidth: Bandwidth::new(config),
             metrics,
             next: AtomicU64::new(0),
         }
@@ -132,6 +142,7 @@ impl Circuits {
         &self,
         source: PeerId,
         destination: PeerId,
+        now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
@@ -146,6 +157,7 @@ impl Circuits {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
             bytes_max: self.bytes_max,
             duration_max: self.duration_max,
+            pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
             permits: Permits {
@@ -154,6 +166,12 @@ impl Circuits {
                 destination: destination_permit,
             },
         }))
+    }
+
+    /// What circuits may carry in a second.
+    #[must_use]
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
     }
 
     /// The limit as peers are told it; absent if there is none.
@@ -192,6 +210,7 @@ pub struct Circuit {
     id: CircuitId,
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
+    pace: Option<Pace>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
     running: Mutex<Option<CircuitGuard>>,
@@ -221,6 +240,19 @@ impl Circuit {
     #[must_use]
     pub fn bytes_max(&self) -> Option<u64> {
         self.bytes_max
+    }
+
+    /// Whether its bytes are charged against a rate.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// Charges bytes that were carried; `None` if they are paid for at once.
+    #[inline]
+    #[must_use]
+    pub fn charge(&self, bytes: usize, now: Instant) -> Option<Due> {
+        self.pace.as_ref()?.charge(bytes, now)
     }
 
     /// When it has to end if it starts now.

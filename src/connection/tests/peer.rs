@@ -53,7 +53,7 @@ use crate::{
 
 /// How long a test waits for what must come. Long for a busy machine; no test
 /// that passes waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
 
@@ -117,6 +117,10 @@ async fn breathe() {
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
     limits: Arc<Limits>,
+    /// What the kernel holds of a connection in each direction. Little, so that
+    /// a peer that does not read is felt soon; but less than a segment of
+    /// loopback makes the kernel wait, in real time, before it sends on.
+    pub(super) kernel_bytes: usize,
 }
 
 impl Server {
@@ -146,6 +150,7 @@ impl Server {
         Self {
             context: Arc::new(Context::new(menu, answer, relay, metrics, streams_max)),
             limits: Limits::new(&config.connections),
+            kernel_bytes: 32 * 1024,
         }
     }
 
@@ -165,13 +170,13 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
-        // The kernel holds little, so that a peer that does not read is felt
-        // soon.
-        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        socket
+            .set_recv_buffer_size(u32::try_from(self.kernel_bytes).expect("a size"))
+            .expect("a size");
         let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
         SockRef::from(&accepted)
-            .set_send_buffer_size(32 * 1024)
+            .set_send_buffer_size(self.kernel_bytes)
             .expect("a size");
         for socket in [&socket, &accepted] {
             socket.set_nodelay(true).expect("an option");
