@@ -23,7 +23,9 @@ use crate::{clock, config::RelayConfig, state::striped::StripedMap};
 /// pause is the rate times this.
 const BURST: Duration = Duration::from_secs(1);
 
-const BURST_NANOS: u64 = BURST.as_nanos() as u64;
+const BURST_NANOS: u64 = BURST.as_secs() * NANOS_PER_SECOND;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Which rate a charge has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Meter {
     /// passed.
     fn charge(&self, bytes: usize, now: Instant) -> Instant {
         let now = self.nanos(now);
-        let cost = (bytes as u64).saturating_mul(1_000_000_000) / self.per_second;
+        let cost = (bytes as u64).saturating_mul(NANOS_PER_SECOND) / self.per_second;
         let charged = |clear_at: u64| clear_at.max(now).saturating_add(cost);
         let before = self
             .clear_at
