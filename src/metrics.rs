@@ -13,6 +13,7 @@ mod declare;
 mod egress;
 mod identify;
 mod labels;
+mod limits;
 mod listener;
 mod locks;
 mod muxers;
@@ -36,6 +37,7 @@ pub use declare::Counters;
 pub use egress::EgressMetrics;
 pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
+pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
 pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
@@ -56,6 +58,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// to tell when it drops.
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
+    pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
     pub streams: Arc<StreamMetrics>,
@@ -86,6 +89,7 @@ impl Metrics {
         locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
+        let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
         let streams = Arc::new(StreamMetrics::new(&mut declare));
@@ -96,6 +100,7 @@ impl Metrics {
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
+            limits,
             upgrade,
             connections,
             streams,

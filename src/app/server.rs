@@ -12,24 +12,23 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Loaded},
+    config::{Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
         reservations::Reservations,
     },
     upgrade::UpgradeContext,
 };
 
 use super::{shutdown, supervisor::Supervisor, worker};
-
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -50,7 +49,11 @@ impl Server {
     /// refusal.
     pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit(config);
+        raise_descriptor_limit();
+        for note in loaded.notes() {
+            tracing::warn!("{note}");
+        }
+        let systems = open_asn_database(loaded)?;
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -65,10 +68,12 @@ impl Server {
         let health = Health::new(count, clock::now());
         let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
+        let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics)),
+            context: Arc::new(context(config, &identity, addresses, &buffers, &metrics)),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::new(&config.connections),
+            limits: Limits::with_systems(&config.connections, systems),
+            buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
@@ -150,6 +155,7 @@ fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
@@ -164,7 +170,8 @@ fn context(
         access: Access::new(&config.relay),
         addresses,
         reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
+            .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -173,8 +180,23 @@ fn context(
         answer,
         relay,
         Arc::clone(metrics),
-        config.connections.streams_max,
+        StreamLimits::new(config),
     )
+}
+
+/// Who announces which address, if the operator has a file that tells.
+///
+/// # Errors
+/// The line about `connections.asn_database` when it cannot be used.
+pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, ConfigError> {
+    let path = &loaded.config.connections.asn_database;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let opened = AsnDatabase::open(path);
+    opened
+        .map(Some)
+        .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
@@ -204,21 +226,42 @@ async fn bind_admin(
 
 /// Has the sizes of tables read when somebody asks for them.
 fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
-    let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
+    let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
+    let context = Arc::downgrade(&shared.context);
     metrics.before_scrape(move |metrics| {
+        let Some(context) = context.upgrade() else {
+            return;
+        };
+        let (protocols, agents) = context.peers.interned();
+        metrics.identify.set_interned(protocols, agents);
+        let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
+        let [streams, ping, identify, push, hop] = context.streams.usage();
+        let pair = |level: Level| (level.taken, level.max);
+        metrics.limits.set_limits([
+            pair(usage.total),
+            pair(usage.transient),
+            pair(buffers.usage()),
+            (reservations.count(), reservations.max()),
+            (circuits.open_count(), circuits.max()),
+            pair(streams),
+            pair(ping),
+            pair(identify),
+            pair(push),
+            pair(hop),
+        ]);
+        let table = |usage: TableUsage| (pair(usage.groups), usage.overflow);
+        metrics.limits.set_tables([
+            table(usage.hosts),
+            table(usage.sites),
+            table(usage.prefixes),
+            table(usage.systems),
+            table(reservations.rates_usage()),
+            table(circuits.rates_usage()),
+        ]);
         metrics
-            .listener
-            .set_origins_tracked(usage.hosts.taken, usage.prefixes.taken);
-        metrics
-            .listener
-            .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
-        if let Some(context) = context.upgrade() {
-            let bandwidth = context.relay.circuits.bandwidth();
-            metrics.circuits.set_metered_peers(bandwidth.peers());
-            let (protocols, agents) = context.peers.interned();
-            metrics.identify.set_interned(protocols, agents);
-        }
+            .circuits
+            .set_metered_peers(circuits.bandwidth().peers());
     });
 }
 
@@ -237,6 +280,8 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         stripe = (stripe + 1) % reservations.stripes();
         shared.limits.sweep(now);
         shared.context.relay.circuits.bandwidth().sweep(now);
+        reservations.sweep_rates(now);
+        shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
@@ -259,8 +304,9 @@ fn warn_about(listeners: &Listeners) {
     }
 }
 
-/// Each connection takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit(config: &Config) {
+/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
+/// hard one is enough is told by the configuration.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -269,15 +315,6 @@ fn raise_descriptor_limit(config: &Config) {
     };
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
-    }
-    let needed = config.connections.max as u64 + DESCRIPTORS_RESERVED;
-    match getrlimit(Resource::Nofile).current {
-        Some(current) if current < needed => tracing::warn!(
-            descriptors = current,
-            needed,
-            "connections.max is above what the limit on open descriptors allows"
-        ),
-        Some(_) | None => {}
     }
 }
 

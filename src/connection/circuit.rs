@@ -20,6 +20,8 @@ pub(super) use bound::{Bound, Broken, End};
 
 use super::{
     egress::SendHalf,
+    pool,
+    queue::Queue,
     read_pass::Pass,
     stream::{Entry, Handler},
     task::Connection,
@@ -32,7 +34,7 @@ pub(super) struct Waiting {
     circuit: Arc<Circuit>,
     target: Arc<dyn Link>,
     /// What the source sent behind its request: at most its window.
-    early: Vec<u8>,
+    early: Queue,
 }
 
 impl Waiting {
@@ -43,8 +45,13 @@ impl Waiting {
         let _ = self.target.deliver(withdrawn);
     }
 
-    pub(super) fn keep(&mut self, payload: &[u8]) {
-        self.early.extend_from_slice(payload);
+    /// Whether there was memory to keep it in.
+    pub(super) fn keep(&mut self, payload: &[u8]) -> bool {
+        let room = !pool::is_full();
+        if room {
+            self.early.extend(payload);
+        }
+        room
     }
 }
 
@@ -70,11 +77,14 @@ impl Connection {
         let deadline = pass.now + PATIENCE + Duration::from_secs(1);
         self.set_deadline(stream, Some(deadline));
         if let Some(entry) = self.table.find_mut(stream) {
-            entry.handler = Handler::Waiting(Box::new(Waiting {
+            entry.permit.is_circuit();
+            let mut waiting = Waiting {
                 circuit,
                 target,
-                early: early.to_vec(),
-            }));
+                early: Queue::default(),
+            };
+            waiting.early.extend(early);
+            entry.handler = Handler::Waiting(Box::new(waiting));
         }
     }
 
@@ -162,7 +172,9 @@ impl Connection {
         else {
             return;
         };
-        let Waiting { circuit, early, .. } = *waiting;
+        let Waiting {
+            circuit, mut early, ..
+        } = *waiting;
         let deadline = circuit.deadline(pass.now);
         if circuit.is_paced() {
             self.egress.pace(stream);
@@ -172,7 +184,7 @@ impl Connection {
         let passed = if early.is_empty() {
             Ok(())
         } else {
-            bound.forward(&early, metrics, pass)
+            bound.forward(early.make_contiguous(), metrics, pass)
         };
         let finished = entry.finished;
         if finished {
@@ -229,6 +241,12 @@ impl Connection {
             return;
         };
         let code = match broken {
+            // Its bytes would have had to wait, and there is no memory for it.
+            Broken::Gone if pool::is_full() => {
+                bound.circuit.ended(EndCause::Memory);
+                bound.reset_other(reset_code::RESOURCE_LIMIT, false, pass.effects);
+                reset_code::RESOURCE_LIMIT
+            }
             Broken::Gone => reset_code::NONE,
             Broken::ByteLimit => {
                 bound.circuit.ended(EndCause::ByteLimit);

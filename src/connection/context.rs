@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{peers::Peers, registry::Registry},
+    state::{limits::StreamLimits, peers::Peers, registry::Registry},
 };
 
 /// The server, as its connections see it.
@@ -31,8 +31,8 @@ pub struct Context {
     pub peers: Peers,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
-    /// Streams that a peer may have open.
-    pub streams_max: usize,
+    /// How many streams may be open.
+    pub streams: Arc<StreamLimits>,
     draining: AtomicBool,
 }
 
@@ -44,7 +44,7 @@ impl Context {
         answer: Answer,
         relay: Relay,
         metrics: Arc<Metrics>,
-        streams_max: usize,
+        streams: Arc<StreamLimits>,
     ) -> Self {
         Self {
             menu,
@@ -53,7 +53,7 @@ impl Context {
             registry: Registry::default(),
             peers: Peers::default(),
             metrics,
-            streams_max,
+            streams,
             draining: AtomicBool::new(false),
         }
     }

@@ -19,6 +19,8 @@ const REFUSED: &[&str] = &[
     "total",
     "per_peer_source",
     "per_peer_destination",
+    "rate_per_peer",
+    "memory",
     "denied",
     "connection_failed",
     "malformed",
@@ -35,6 +37,7 @@ const CAUSES: &[&str] = &[
     "source_closed",
     "destination_closed",
     "stalled",
+    "memory",
     "shutdown",
     "dropped",
 ];

@@ -269,6 +269,7 @@ impl Relay {
         if !self.access.may_connect(&asker.peer) || !self.access.may_connect(&target) {
             return Err(Refusal::Denied);
         }
+        self.circuits.asked(&asker.peer, now)?;
         if !self.reservations.holds(&target, now) {
             return Err(Refusal::NoReservation);
         }

@@ -3,7 +3,7 @@
 //! A [`Circuit`] is held by the tables of both connections that it joins and
 //! by whoever is setting it up; when the last of them lets go, its permits
 //! return. Bounds: circuits in total, and for each peer as source and as
-//! target.
+//! target; how often a peer may ask for one.
 
 use std::{
     sync::{
@@ -22,6 +22,7 @@ use crate::{
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
         bandwidth::{Bandwidth, Due, Pace},
+        limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
     },
     wire::relay::Limit,
@@ -50,6 +51,8 @@ pub enum EndCause {
     DestinationClosed,
     /// A side without flow control sent more than the other one takes.
     Stalled,
+    /// Its bytes would have had to wait, and the memory for that was taken.
+    Memory,
     /// The server stopped.
     Shutdown,
 }
@@ -67,6 +70,7 @@ impl EndCause {
             Self::SourceClosed => "source_closed",
             Self::DestinationClosed => "destination_closed",
             Self::Stalled => "stalled",
+            Self::Memory => "memory",
             Self::Shutdown => "shutdown",
         }
     }
@@ -84,6 +88,12 @@ pub enum CircuitRefusal {
     /// `relay.circuits_per_peer_max`, for the peer that is asked for
     #[error("the target has all its circuits (relay.circuits_per_peer_max)")]
     Destination,
+    /// `relay.connect_rate_per_peer`, for the peer that asks
+    #[error("the source asks too often (relay.connect_rate_per_peer)")]
+    Rate,
+    /// `connections.buffers_max`
+    #[error("the memory for buffers is taken (connections.buffers_max)")]
+    Memory,
 }
 
 impl CircuitRefusal {
@@ -94,6 +104,8 @@ impl CircuitRefusal {
             Self::Total => "total",
             Self::Source => "per_peer_source",
             Self::Destination => "per_peer_destination",
+            Self::Rate => "rate_per_peer",
+            Self::Memory => "memory",
         }
     }
 }
@@ -108,6 +120,8 @@ pub struct Circuits {
     bytes_max: Option<u64>,
     bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
+    rates: PeerRates,
+    buffers: Arc<Buffers>,
     next: AtomicU64,
 }
 
@@ -130,8 +144,16 @@ impl Circuits {
             bytes_max: config.circuit_bytes_max,
             bandwidth: Bandwidth::new(config),
             metrics,
+            rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
+            buffers: Buffers::new(None),
             next: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses circuits also while this account is full.
+    #[must_use]
+    pub fn with_buffers(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Takes the permits for a circuit.
@@ -144,6 +166,9 @@ impl Circuits {
         destination: PeerId,
         now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
+        if self.buffers.is_full() {
+            return Err(CircuitRefusal::Memory);
+        }
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
             .sources
@@ -172,6 +197,26 @@ impl Circuits {
     #[must_use]
     pub fn bandwidth(&self) -> &Bandwidth {
         &self.bandwidth
+    }
+
+    /// Counts a request for a circuit, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`CircuitRefusal::Rate`]
+    pub fn asked(&self, source: &PeerId, now: Instant) -> Result<(), CircuitRefusal> {
+        let asked = self.rates.take(source, now);
+        asked.map_err(|_| CircuitRefusal::Rate)
+    }
+
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
     }
 
     /// The limit as peers are told it; absent if there is none.

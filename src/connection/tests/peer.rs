@@ -39,7 +39,10 @@ use crate::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer, ping},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{Limits, StreamLimits},
         reservations::Reservations,
     },
     wire::{
@@ -146,9 +149,9 @@ impl Server {
             identity,
             addresses,
         };
-        let streams_max = config.connections.streams_max;
+        let streams = StreamLimits::new(&config);
         Self {
-            context: Arc::new(Context::new(menu, answer, relay, metrics, streams_max)),
+            context: Arc::new(Context::new(menu, answer, relay, metrics, streams)),
             limits: Limits::new(&config.connections),
             kernel_bytes: 32 * 1024,
         }
@@ -184,7 +187,10 @@ impl Server {
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
-        let permit = self.limits.admit(address, now).expect("within the limits");
+        let permit = self
+            .limits
+            .admit(address, false, now)
+            .expect("within the limits");
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
@@ -198,7 +204,7 @@ impl Server {
                 plaintext,
                 ciphertext: Vec::new(),
             },
-            permit.authenticated(),
+            permit.authenticated(&id).expect("within the limits"),
             guard,
         );
         let mut task = JoinSet::new();
@@ -278,6 +284,8 @@ impl Server {
         assert!(context.relay.reservations.is_clear(), "reservations");
         assert!(context.peers.is_empty(), "what peers said");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
+        assert_eq!(self.limits.usage().peers, 0, "peers with connections");
+        assert!(context.streams.is_clear(), "stream permits");
         for gauge in [
             "waystation_streams",
             "waystation_connections",
