@@ -21,6 +21,7 @@ mod pulled;
 mod reference;
 mod relay;
 mod sharded;
+mod store;
 mod streams;
 mod upgrade;
 
@@ -40,6 +41,7 @@ pub use muxers::MuxerMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
+pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
@@ -63,6 +65,7 @@ pub struct Metrics {
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub store: Arc<StoreMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -90,6 +93,7 @@ impl Metrics {
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let store = Arc::new(StoreMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -102,6 +106,7 @@ impl Metrics {
             circuits,
             identify,
             pools,
+            store,
             registry,
             declared,
             refresh: OnceLock::new(),
