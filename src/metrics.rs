@@ -6,6 +6,7 @@
 //! Series are bounded by the product of closed label sets: nothing a peer sends
 //! becomes a label. This module knows no other layer; callers translate.
 
+mod access;
 mod allocator;
 mod circuits;
 mod connections;
@@ -30,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
+pub use access::AccessMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
@@ -66,6 +68,7 @@ pub struct Metrics {
     pub identify: Arc<IdentifyMetrics>,
     pub pools: Arc<PoolMetrics>,
     pub store: Arc<StoreMetrics>,
+    pub access: Arc<AccessMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -94,6 +97,7 @@ impl Metrics {
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
+        let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -107,6 +111,7 @@ impl Metrics {
             identify,
             pools,
             store,
+            access,
             registry,
             declared,
             refresh: OnceLock::new(),

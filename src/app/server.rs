@@ -19,14 +19,17 @@ use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::{Access, rulebook::Rulebook},
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::Limits,
         reservations::Reservations,
     },
     store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{shutdown, supervisor::Supervisor, worker};
+use super::{access, shutdown, supervisor::Supervisor, worker};
 
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
@@ -38,6 +41,7 @@ pub(super) struct Server {
     addresses: Vec<Multiaddr>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
+    rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
@@ -63,17 +67,19 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
         let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics)),
+            context: Arc::new(context(config, &identity, addresses, access, &metrics)),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::new(&config.connections),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
+        let rulebook = rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
@@ -90,6 +96,7 @@ impl Server {
             addresses: listed,
             admin,
             health,
+            rulebook,
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
@@ -124,12 +131,21 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let housekeeping_until = until.clone();
+        let rules = access::tend_rules(self.rulebook);
+        let background = until.clone();
         supervisor.spawn("housekeeping", async move {
             tokio::select! {
                 // Cancel-safe: each round is complete in itself.
-                () = housekeeping_until.cancelled() => {}
+                () = background.cancelled() => {}
                 () = housekeeping => {}
+            }
+        });
+        let background = until.clone();
+        supervisor.spawn("rules", async move {
+            tokio::select! {
+                // Cancel-safe: a round that has begun is ended by its thread.
+                () = background.cancelled() => {}
+                () = rules => {}
             }
         });
         shutdown::notify_ready();
@@ -146,6 +162,17 @@ impl Server {
         supervisor.finished().await;
         Ok(())
     }
+}
+
+/// The rules that were made at run time, with the power to cut.
+fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
+    let rulebook = access::rulebook(context, Arc::clone(store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
 }
 
 /// The store, with a line about a file that could not be used.
@@ -168,6 +195,7 @@ fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    access: Access,
     metrics: &Arc<Metrics>,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
@@ -179,7 +207,7 @@ fn context(
         .set_upgrading_max(config.connections.transient_max);
     let relay = Relay {
         identity: identity.clone(),
-        access: Access::new(&config.relay),
+        access: Arc::new(access),
         addresses,
         reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
         circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
@@ -206,6 +234,7 @@ async fn bind_admin(
     loaded: &Loaded,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
+    rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
@@ -213,8 +242,10 @@ async fn bind_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),
+        rulebook: Arc::clone(rulebook),
     };
-    let server = AdminServer::bind(address, state)
+    let token = loaded.admin_token()?;
+    let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
@@ -234,6 +265,7 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) 
             .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
         metrics.store.set_file_bytes(store.file_bytes());
         if let Some(context) = context.upgrade() {
+            context.relay.access.observe();
             let (protocols, agents) = context.peers.interned();
             metrics.identify.set_interned(protocols, agents);
         }

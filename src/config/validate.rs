@@ -18,6 +18,8 @@ use super::{Config, ConfigError, Fault, Loaded};
 const STREAMS_MAX: usize = 448;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Most rules of the operator at run time: a list is sent in one answer.
+const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
@@ -167,6 +169,7 @@ impl Check<'_> {
             1,
             STREAMS_MAX,
         );
+        self.within("access.rules_max", config.access.rules_max, 0, RULES_MAX);
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
         for (key, rate) in [
             ("connections.rate_per_ip", connections.rate_per_ip),

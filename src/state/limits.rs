@@ -151,12 +151,30 @@ impl Limits {
         remote: SocketAddr,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
+        self.admit_as(Origin::of(remote.ip()), now)
+    }
+
+    /// Decides about a socket from an address that the operator trusts: only
+    /// the totals apply.
+    ///
+    /// # Errors
+    ///
+    /// The total that is met.
+    pub fn admit_uncapped(self: &Arc<Self>, now: Instant) -> Result<SocketPermit, Refusal> {
+        self.admit_as(None, now)
+    }
+
+    fn admit_as(
+        self: &Arc<Self>,
+        origin: Option<Origin>,
+        now: Instant,
+    ) -> Result<SocketPermit, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining);
         }
         let total = self.total.try_reserve().ok_or(Refusal::Total)?;
         let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
-        let origin = Origin::of(remote.ip())
+        let origin = origin
             .map(|origin| self.admit_origin(origin, now))
             .transpose()?;
         Ok(SocketPermit {

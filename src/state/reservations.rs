@@ -18,6 +18,7 @@ use crate::{
     config::RelayConfig,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
+        access::Standing,
         limits::{HostKey, Origin, PrefixKey},
         registry::ConnectionId,
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
@@ -113,7 +114,7 @@ impl Reservations {
     ///
     /// A renewal from another address keeps counting where the reservation
     /// was made: moving is not a way around the limits, nor a way to lose a
-    /// place one has.
+    /// place one has. Whom the operator trusts counts in the total only.
     ///
     /// # Errors
     /// [`ReservationRefusal`] names the limit; what the peer had stays.
@@ -122,6 +123,7 @@ impl Reservations {
         peer: PeerId,
         address: IpAddr,
         connection: ConnectionId,
+        standing: Standing,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
         let expires = now + self.ttl;
@@ -139,7 +141,7 @@ impl Reservations {
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
-        let permits = self.permits(address)?;
+        let permits = self.permits(address, standing)?;
         let previous = self.peers.insert(
             peer,
             Reservation {
@@ -209,9 +211,9 @@ impl Reservations {
         self.total.taken() == 0 && self.hosts.is_empty() && self.networks.is_empty()
     }
 
-    fn permits(&self, address: IpAddr) -> Result<Permits, ReservationRefusal> {
+    fn permits(&self, address: IpAddr, standing: Standing) -> Result<Permits, ReservationRefusal> {
         let total = self.total.try_reserve().ok_or(ReservationRefusal::Total)?;
-        let (host, network) = match Origin::of(address) {
+        let (host, network) = match Origin::of(address).filter(|_| !standing.uncapped) {
             None => (None, None),
             Some(origin) => {
                 let host = self

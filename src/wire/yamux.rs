@@ -139,6 +139,9 @@ pub enum GoAwayCode {
     Protocol = 1,
     /// The sender is at fault.
     Internal = 2,
+    /// The sender's operator does not want the peer (go-libp2p
+    /// `core/network`, "ConnGated").
+    Gated = 0x1007,
 }
 
 impl GoAwayCode {
@@ -149,6 +152,7 @@ impl GoAwayCode {
             0 => Some(Self::Normal),
             1 => Some(Self::Protocol),
             2 => Some(Self::Internal),
+            0x1007 => Some(Self::Gated),
             _ => None,
         }
     }

@@ -68,7 +68,9 @@ async fn what_is_asked_behind_a_close_is_told_no() {
         peer.assert_alive().await;
         let link = server.context.registry.find(&peer.id).expect("connected");
         let circuits = &server.context.relay.circuits;
-        let circuit = circuits.open(PeerId::random(), peer.id).expect("room");
+        let circuit = circuits
+            .open(PeerId::random(), peer.id, Default::default())
+            .expect("room");
         let other = Arc::new(Other::default());
         // One poll of the connection's task finds all three.
         for command in [
