@@ -19,6 +19,7 @@ mod closed;
 pub mod context;
 mod egress;
 mod outbound;
+mod pacing;
 mod patience;
 mod pool;
 mod queue;

@@ -6,6 +6,7 @@
 //! Series are bounded by the product of closed label sets: nothing a peer sends
 //! becomes a label. This module knows no other layer; callers translate.
 
+mod access;
 mod allocator;
 mod circuits;
 mod connections;
@@ -15,6 +16,7 @@ mod identify;
 mod labels;
 mod limits;
 mod listener;
+mod locks;
 mod muxers;
 mod pools;
 mod process;
@@ -22,6 +24,7 @@ mod pulled;
 mod reference;
 mod relay;
 mod sharded;
+mod store;
 mod streams;
 mod upgrade;
 
@@ -30,6 +33,7 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
+pub use access::AccessMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
@@ -38,10 +42,12 @@ pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
 pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
+pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
+pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
@@ -66,6 +72,8 @@ pub struct Metrics {
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub store: Arc<StoreMetrics>,
+    pub access: Arc<AccessMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -84,6 +92,7 @@ impl Metrics {
         let mut declare = Declarations::new();
         process::declare(&mut declare);
         allocator::declare(&mut declare);
+        locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
         let limits = Arc::new(LimitMetrics::new(&mut declare));
@@ -94,6 +103,8 @@ impl Metrics {
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let store = Arc::new(StoreMetrics::new(&mut declare));
+        let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -107,6 +118,8 @@ impl Metrics {
             circuits,
             identify,
             pools,
+            store,
+            access,
             registry,
             declared,
             refresh: OnceLock::new(),

@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod addresses;
+pub mod bandwidth;
 pub mod circuits;
 pub mod leg;
 pub mod limits;
@@ -20,3 +21,4 @@ pub mod peers;
 pub mod registry;
 pub mod reservations;
 pub mod striped;
+mod sync;

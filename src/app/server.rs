@@ -19,16 +19,17 @@ use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access,
+        access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
         limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
         reservations::Reservations,
     },
+    store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{shutdown, supervisor::Supervisor, worker};
+use super::{access, shutdown, supervisor::Supervisor, worker};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -36,6 +37,7 @@ pub(super) struct Server {
     addresses: Vec<Multiaddr>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
+    rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
@@ -68,19 +70,24 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
+        let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
         let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &buffers, &metrics)),
+            context: Arc::new(context(
+                config, &identity, addresses, access, &buffers, &metrics,
+            )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::with_systems(&config.connections, systems),
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        observe(&metrics, &shared);
+        let rulebook = rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
+        observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -96,6 +103,7 @@ impl Server {
             addresses: listed,
             admin,
             health,
+            rulebook,
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
@@ -130,12 +138,21 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let housekeeping_until = until.clone();
+        let rules = access::tend_rules(self.rulebook);
+        let background = until.clone();
         supervisor.spawn("housekeeping", async move {
             tokio::select! {
                 // Cancel-safe: each round is complete in itself.
-                () = housekeeping_until.cancelled() => {}
+                () = background.cancelled() => {}
                 () = housekeeping => {}
+            }
+        });
+        let background = until.clone();
+        supervisor.spawn("rules", async move {
+            tokio::select! {
+                // Cancel-safe: a round that has begun is ended by its thread.
+                () = background.cancelled() => {}
+                () = rules => {}
             }
         });
         shutdown::notify_ready();
@@ -154,10 +171,38 @@ impl Server {
     }
 }
 
+/// The rules that were made at run time, with the power to cut.
+fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
+    let rulebook = access::rulebook(context, Arc::clone(store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
+}
+
+/// The store, with a line about a file that could not be used.
+fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
+    let directory = &loaded.config.state.directory;
+    let opened = Store::open(directory, Arc::clone(&metrics.store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    if let Some(aside) = opened.set_aside {
+        tracing::warn!(
+            file = %aside.from.display(),
+            reason = %aside.reason,
+            kept_as = %aside.path.display(),
+            "the store cannot be used and was set aside; starting with an empty one"
+        );
+    }
+    Ok(Arc::new(opened.store))
+}
+
 fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
 ) -> Context {
@@ -170,7 +215,7 @@ fn context(
         .set_upgrading_max(config.connections.transient_max);
     let relay = Relay {
         identity: identity.clone(),
-        access: Access::new(&config.relay),
+        access: Arc::new(access),
         addresses,
         reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
         circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
@@ -213,6 +258,7 @@ async fn bind_admin(
     loaded: &Loaded,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
+    rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
@@ -220,15 +266,18 @@ async fn bind_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),
+        rulebook: Arc::clone(rulebook),
     };
-    let server = AdminServer::bind(address, state)
+    let token = loaded.admin_token()?;
+    let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
 }
 
 /// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
+fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
+    let store = Arc::clone(store);
     let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
     let context = Arc::downgrade(&shared.context);
     metrics.before_scrape(move |metrics| {
@@ -262,6 +311,11 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
             table(reservations.rates_usage()),
             table(circuits.rates_usage()),
         ]);
+        metrics
+            .circuits
+            .set_metered_peers(circuits.bandwidth().peers());
+        metrics.store.set_file_bytes(store.file_bytes());
+        context.relay.access.observe();
     });
 }
 
@@ -279,6 +333,7 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         reservations.sweep(stripe, now);
         stripe = (stripe + 1) % reservations.stripes();
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
         reservations.sweep_rates(now);
         shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {

@@ -20,6 +20,11 @@ const YAMUX_STREAMS_MAX: usize = 512;
 const BUFFERS_LEAST: u64 = 4 << 20;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Slowest rate that circuits can be held to: at it, a window takes a quarter
+/// of a minute, in which a peer over mplex is not read from.
+const BANDWIDTH_MIN: u64 = 16 * 1024;
+/// Most rules of the operator at run time: a list is sent in one answer.
+const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
@@ -29,6 +34,7 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     let faults = nested::fit(loaded);
     let mut check = Check { loaded, faults };
     check.ranges();
+    check.bandwidth();
     check.listen();
     check.announce();
     check.log();
@@ -122,6 +128,7 @@ impl Check<'_> {
             1,
             STREAMS_MAX,
         );
+        self.within("access.rules_max", config.access.rules_max, 0, RULES_MAX);
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
         self.within("streams.max", config.streams.max, 1, 4 * COUNT_MAX);
         self.rates();
@@ -146,6 +153,31 @@ impl Check<'_> {
         for (key, duration) in told_in_seconds {
             if duration.is_some_and(|duration| duration < Duration::from_secs(1)) {
                 self.refuse(key, "must be at least 1s");
+            }
+        }
+    }
+
+    /// Each rate is possible, and none is above the one around it.
+    fn bandwidth(&mut self) {
+        let relay = &self.loaded.config.relay;
+        let rates = [
+            (
+                "relay.bandwidth_per_circuit_max",
+                relay.bandwidth_per_circuit_max,
+            ),
+            ("relay.bandwidth_per_peer_max", relay.bandwidth_per_peer_max),
+            ("relay.bandwidth_max", relay.bandwidth_max),
+        ];
+        for (index, (key, rate)) in rates.into_iter().enumerate() {
+            let Some(rate) = rate else { continue };
+            if rate < BANDWIDTH_MIN {
+                self.refuse(key, "must be at least 16KiB (a second), or 0 for no limit");
+            }
+            let around = rates[index + 1..]
+                .iter()
+                .find_map(|(key, around)| around.filter(|around| rate > *around).map(|_| key));
+            if let Some(around) = around {
+                self.refuse(key, &format!("is above {around}"));
             }
         }
     }
@@ -399,6 +431,24 @@ mod tests {
             assert_eq!(reason, format!("is above {whole} = 20 from flag --set"));
             load(&[&format!("{part}=20"), &whole_is]).unwrap();
         }
+    }
+
+    #[test]
+    fn rates_are_possible_and_nested() {
+        let rate = |key: &str, value: &str| format!("relay.bandwidth_{key}={value}");
+        for key in ["max", "per_peer_max", "per_circuit_max"] {
+            assert_eq!(
+                reason(&[&rate(key, "1KiB")]),
+                "must be at least 16KiB (a second), or 0 for no limit"
+            );
+            load(&[&rate(key, "16KiB")]).unwrap();
+            load(&[&rate(key, "0")]).unwrap();
+        }
+        assert_eq!(
+            reason(&[&rate("per_circuit_max", "2MiB"), &rate("max", "1MiB")]),
+            "is above relay.bandwidth_max"
+        );
+        load(&[&rate("per_peer_max", "1MiB"), &rate("max", "1MiB")]).unwrap();
     }
 
     #[test]

@@ -7,8 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::engine::budget::Budget;
-use crate::metrics::{CircuitMetrics, Service};
+use crate::metrics::Service;
 use crate::service::hop::{Asker, Refusal, Request};
 use crate::service::stop::{Offer, PATIENCE};
 use crate::state::{
@@ -16,6 +15,8 @@ use crate::state::{
     leg::{Command, Effects, Leg, Link, StreamKey, reset_code},
 };
 use crate::wire::relay::{Status, encode_hop_status};
+
+pub(super) use bound::{Bound, Broken, End};
 
 use super::{
     egress::SendHalf,
@@ -26,99 +27,7 @@ use super::{
     task::Connection,
 };
 
-/// Which end of a circuit a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Source,
-    Destination,
-}
-
-impl End {
-    /// The cause when this end's stream is reset by its peer.
-    fn reset(self) -> EndCause {
-        match self {
-            Self::Source => EndCause::SourceReset,
-            Self::Destination => EndCause::DestinationReset,
-        }
-    }
-
-    /// The cause when this end's connection goes.
-    pub(super) fn closed(self) -> EndCause {
-        match self {
-            Self::Source => EndCause::SourceClosed,
-            Self::Destination => EndCause::DestinationClosed,
-        }
-    }
-}
-
-/// One end of a running circuit.
-pub(super) struct Bound {
-    pub(super) circuit: Arc<Circuit>,
-    pub(super) end: End,
-    out: Leg,
-    budget: Budget,
-}
-
-/// Why a circuit cannot go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// The other end is not there any more.
-    Gone,
-    /// This direction has carried all that it may.
-    ByteLimit,
-}
-
-impl Bound {
-    fn new(circuit: Arc<Circuit>, end: End, out: Leg) -> Self {
-        let budget = Budget::new(circuit.bytes_max());
-        Self {
-            circuit,
-            end,
-            out,
-            budget,
-        }
-    }
-
-    /// Passes bytes on to the other end.
-    #[inline]
-    pub(super) fn forward(
-        &mut self,
-        payload: &[u8],
-        metrics: &CircuitMetrics,
-        effects: &mut Effects,
-    ) -> Result<(), Broken> {
-        let admitted = self.budget.admit(payload.len());
-        if admitted.bytes > 0 {
-            self.out
-                .link
-                .carry(self.out.stream, &payload[..admitted.bytes], effects)
-                .map_err(|_| Broken::Gone)?;
-            match self.end {
-                End::Source => metrics.relayed_to_destination(admitted.bytes),
-                End::Destination => metrics.relayed_to_source(admitted.bytes),
-            }
-        }
-        if admitted.exhausted {
-            return Err(Broken::ByteLimit);
-        }
-        Ok(())
-    }
-
-    fn finish(&self, effects: &mut Effects) {
-        self.out.link.finish(self.out.stream, effects);
-    }
-
-    /// Resets the other end, at once or behind what it was given.
-    fn reset_other(&self, code: u32, drain: bool, effects: &mut Effects) {
-        if drain {
-            let draining = Command::Draining(self.out.stream);
-            // If the other end's connection has ended there is nothing to
-            // drain.
-            let _ = self.out.link.deliver(draining);
-        }
-        self.out.link.reset(self.out.stream, code, drain, effects);
-    }
-}
+mod bound;
 
 /// The source's end while the target is being asked.
 pub(super) struct Waiting {
@@ -209,6 +118,9 @@ impl Connection {
         } = offer;
         let destination = self.leg(stream);
         self.egress.attach(stream, source.clone());
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let joined = Command::Joined {
             stream: source.stream,
             destination: destination.clone(),
@@ -237,7 +149,7 @@ impl Connection {
         entry.guard.serves(Service::Circuit);
         let mut bound = Bound::new(circuit, End::Destination, source);
         let metrics = &self.context.metrics.circuits;
-        let passed = bound.forward(rest, metrics, pass.effects);
+        let passed = bound.forward(rest, metrics, pass);
         entry.handler = Handler::Circuit(Box::new(bound));
         if let Err(broken) = passed {
             self.circuit_broken(stream, broken, pass);
@@ -264,12 +176,15 @@ impl Connection {
             circuit, mut early, ..
         } = *waiting;
         let deadline = circuit.deadline(pass.now);
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let mut bound = Bound::new(circuit, End::Source, destination);
         let metrics = &self.context.metrics.circuits;
         let passed = if early.is_empty() {
             Ok(())
         } else {
-            bound.forward(early.make_contiguous(), metrics, pass.effects)
+            bound.forward(early.make_contiguous(), metrics, pass)
         };
         let finished = entry.finished;
         if finished {

@@ -85,7 +85,8 @@ impl Closed {
             | Self::Io(_)
             | Self::Write
             | Self::KeepAlive
-            | Self::Ending(_) => GoAwayCode::Normal,
+            | Self::Ending(Ending::Shutdown) => GoAwayCode::Normal,
+            Self::Ending(Ending::Denied) => GoAwayCode::Gated,
         }
     }
 }

@@ -198,7 +198,7 @@ impl Connection {
         };
         if let Handler::Circuit(bound) = &mut entry.handler {
             let metrics = &self.context.metrics.circuits;
-            return match bound.forward(payload, metrics, pass.effects) {
+            return match bound.forward(payload, metrics, pass) {
                 Ok(()) => Ok(()),
                 Err(broken) => {
                     self.circuit_broken(key, broken, pass);
@@ -330,6 +330,14 @@ impl Connection {
             pass.now + HOLD_MAX
         } else {
             until
+        };
+        let until = match &entry.handler {
+            // That its bytes are not paid for yet is not the target's fault.
+            Handler::Circuit(bound) => bound
+                .withheld
+                .until()
+                .map_or(until, |due| until.max(due + HOLD_MAX)),
+            _ => until,
         };
         if entry.window > 0 {
             self.hold = None;

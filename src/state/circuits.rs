@@ -21,6 +21,8 @@ use crate::{
     config::RelayConfig,
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
+        access::Standing,
+        bandwidth::{Bandwidth, Due, Pace},
         limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
     },
@@ -117,6 +119,7 @@ pub struct Circuits {
     per_peer_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
+    bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
     rates: PeerRates,
     buffers: Arc<Buffers>,
@@ -128,6 +131,11 @@ impl Circuits {
     #[must_use]
     pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
         metrics.set_max(config.circuits_max);
+        metrics.set_rates([
+            config.bandwidth_max,
+            config.bandwidth_per_peer_max,
+            config.bandwidth_per_circuit_max,
+        ]);
         Self {
             total: Capacity::new(config.circuits_max),
             sources: KeyedCounts::new(),
@@ -135,6 +143,7 @@ impl Circuits {
             per_peer_max: config.circuits_per_peer_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
+            bandwidth: Bandwidth::new(config),
             metrics,
             rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
             buffers: Buffers::new(None),
@@ -148,7 +157,9 @@ impl Circuits {
         Self { buffers, ..self }
     }
 
-    /// Takes the permits for a circuit.
+    /// Takes the permits for a circuit. What the operator's trust in an end
+    /// lifts is lifted: that end's count, and for the circuit as a whole the
+    /// limits on bytes and time.
     ///
     /// # Errors
     /// [`CircuitRefusal`] names the limit; nothing is held then.
@@ -156,23 +167,34 @@ impl Circuits {
         &self,
         source: PeerId,
         destination: PeerId,
+        standings: [Standing; 2],
+        now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
         if self.buffers.is_full() {
             return Err(CircuitRefusal::Memory);
         }
+        let [source_max, destination_max] = standings.map(|standing| {
+            if standing.uncapped {
+                usize::MAX
+            } else {
+                self.per_peer_max
+            }
+        });
+        let unlimited = standings.iter().any(|standing| standing.unlimited);
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
             .sources
-            .try_acquire(source, self.per_peer_max)
+            .try_acquire(source, source_max)
             .map_err(|_| CircuitRefusal::Source)?;
         let destination_permit = self
             .destinations
-            .try_acquire(destination, self.per_peer_max)
+            .try_acquire(destination, destination_max)
             .map_err(|_| CircuitRefusal::Destination)?;
         Ok(Arc::new(Circuit {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
-            bytes_max: self.bytes_max,
-            duration_max: self.duration_max,
+            bytes_max: self.bytes_max.filter(|_| !unlimited),
+            duration_max: self.duration_max.filter(|_| !unlimited),
+            pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
             permits: Permits {
@@ -181,6 +203,12 @@ impl Circuits {
                 destination: destination_permit,
             },
         }))
+    }
+
+    /// What circuits may carry in a second.
+    #[must_use]
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
     }
 
     /// Counts a request for a circuit, whatever becomes of it.
@@ -203,9 +231,13 @@ impl Circuits {
         self.rates.usage()
     }
 
-    /// The limit as peers are told it; absent if there is none.
+    /// The limit as peers of this standing are told it; absent if there is
+    /// none.
     #[must_use]
-    pub fn limit(&self) -> Option<Limit> {
+    pub fn limit(&self, standing: Standing) -> Option<Limit> {
+        if standing.unlimited {
+            return None;
+        }
         wire_limit(self.duration_max, self.bytes_max)
     }
 
@@ -239,6 +271,7 @@ pub struct Circuit {
     id: CircuitId,
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
+    pace: Option<Pace>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
     running: Mutex<Option<CircuitGuard>>,
@@ -268,6 +301,19 @@ impl Circuit {
     #[must_use]
     pub fn bytes_max(&self) -> Option<u64> {
         self.bytes_max
+    }
+
+    /// Whether its bytes are charged against a rate.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// Charges bytes that were carried; `None` if they are paid for at once.
+    #[inline]
+    #[must_use]
+    pub fn charge(&self, bytes: usize, now: Instant) -> Option<Due> {
+        self.pace.as_ref()?.charge(bytes, now)
     }
 
     /// When it has to end if it starts now.

@@ -19,6 +19,7 @@ use crate::{
     config::RelayConfig,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
+        access::Standing,
         limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
         registry::ConnectionId,
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
@@ -120,7 +121,7 @@ impl Reservations {
     ///
     /// A renewal from another address keeps counting where the reservation
     /// was made: moving is not a way around the limits, nor a way to lose a
-    /// place one has.
+    /// place one has. Whom the operator trusts counts in the total only.
     ///
     /// # Errors
     /// [`ReservationRefusal`] names the limit; what the peer had stays.
@@ -129,10 +130,13 @@ impl Reservations {
         peer: PeerId,
         address: IpAddr,
         connection: ConnectionId,
+        standing: Standing,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
-        let asked = self.rates.take(&peer, now);
-        asked.map_err(|_| ReservationRefusal::Rate)?;
+        if !standing.uncapped {
+            let asked = self.rates.take(&peer, now);
+            asked.map_err(|_| ReservationRefusal::Rate)?;
+        }
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
@@ -148,7 +152,7 @@ impl Reservations {
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
-        let permits = self.permits(address)?;
+        let permits = self.permits(address, standing)?;
         let previous = self.peers.insert(
             peer,
             Reservation {
@@ -235,9 +239,9 @@ impl Reservations {
         self.total.taken() == 0 && self.hosts.is_empty() && self.networks.is_empty()
     }
 
-    fn permits(&self, address: IpAddr) -> Result<Permits, ReservationRefusal> {
+    fn permits(&self, address: IpAddr, standing: Standing) -> Result<Permits, ReservationRefusal> {
         let total = self.total.try_reserve().ok_or(ReservationRefusal::Total)?;
-        let (host, network) = match Origin::of(address) {
+        let (host, network) = match Origin::of(address).filter(|_| !standing.uncapped) {
             None => (None, None),
             Some(origin) => {
                 let host = self

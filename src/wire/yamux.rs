@@ -142,6 +142,9 @@ pub enum GoAwayCode {
     /// A limit of the sender's was reached (libp2p's error codes, which peers
     /// that do not know them take for an end as any other).
     ResourceLimit = 0x1002,
+    /// The sender's operator does not want the peer (go-libp2p
+    /// `core/network`, "ConnGated").
+    Gated = 0x1007,
 }
 
 impl GoAwayCode {
@@ -153,6 +156,7 @@ impl GoAwayCode {
             1 => Some(Self::Protocol),
             2 => Some(Self::Internal),
             0x1002 => Some(Self::ResourceLimit),
+            0x1007 => Some(Self::Gated),
             _ => None,
         }
     }

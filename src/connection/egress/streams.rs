@@ -64,6 +64,8 @@ pub(super) struct SendStream {
     /// Credit granted to the peer and not yet collected by the connection's
     /// task, which keeps the receive window.
     pub(super) granted: u32,
+    /// Credit goes through the connection's task, which may withhold it.
+    pub(super) paced: bool,
 }
 
 impl SendStream {
@@ -97,6 +99,7 @@ impl State {
             upstream: None,
             owed: 0,
             granted: 0,
+            paced: false,
         };
         match self.position(id) {
             // The task forgets a stream before its id is used again, so this

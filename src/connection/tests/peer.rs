@@ -26,7 +26,7 @@ use tokio::{
 use super::ear::{Ear, Heard};
 use crate::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
@@ -56,7 +56,7 @@ use crate::{
 
 /// How long a test waits for what must come. Long for a busy machine; no test
 /// that passes waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
 
@@ -121,6 +121,10 @@ pub(super) struct Server {
     pub(super) context: Arc<Context>,
     pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
+    /// What the kernel holds of a connection in each direction. Little, so that
+    /// a peer that does not read is felt soon; but less than a segment of
+    /// loopback makes the kernel wait, in real time, before it sends on.
+    pub(super) kernel_bytes: usize,
 }
 
 impl Server {
@@ -140,7 +144,11 @@ impl Server {
         let buffers = Buffers::new(config.connections.buffers_max);
         pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
             circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
                 .with_buffers(Arc::clone(&buffers)),
@@ -154,6 +162,7 @@ impl Server {
             context: Arc::new(Context::new(menu, answer, relay, metrics, streams)),
             buffers,
             limits: Limits::new(&config.connections),
+            kernel_bytes: 32 * 1024,
         }
     }
 
@@ -173,13 +182,13 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
-        // The kernel holds little, so that a peer that does not read is felt
-        // soon.
-        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        socket
+            .set_recv_buffer_size(u32::try_from(self.kernel_bytes).expect("a size"))
+            .expect("a size");
         let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
         SockRef::from(&accepted)
-            .set_send_buffer_size(32 * 1024)
+            .set_send_buffer_size(self.kernel_bytes)
             .expect("a size");
         for socket in [&socket, &accepted] {
             socket.set_nodelay(true).expect("an option");
