@@ -7,6 +7,7 @@
 mod access;
 pub mod cli;
 pub mod logging;
+mod observe;
 mod server;
 mod shutdown;
 mod supervisor;
