@@ -19,7 +19,11 @@ use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        connections::{Connections, Marks},
+        limits::Limits,
         reservations::Reservations,
     },
     upgrade::UpgradeContext,
@@ -159,12 +163,21 @@ fn context(
     metrics
         .listener
         .set_upgrading_max(config.connections.transient_max);
+    let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
         access: Access::new(&config.relay),
         addresses,
-        reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+        reservations: Reservations::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.relay),
+        ),
+        circuits: Circuits::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.circuits),
+        ),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -172,6 +185,7 @@ fn context(
         menu,
         answer,
         relay,
+        connections,
         Arc::clone(metrics),
         config.connections.streams_max,
     )

@@ -1,0 +1,2 @@
+//! See the parent module.
+use super::*;
