@@ -71,7 +71,7 @@ pub struct Candidate {
     class: Class,
     value: u32,
     id: ConnectionId,
-    peer: PeerId,
+    pub(super) peer: PeerId,
 }
 
 /// Copies of what can go, as it was when its stripe was looked at.
