@@ -10,3 +10,4 @@ mod muxers;
 mod patience;
 mod peer;
 mod services;
+mod trimming;
