@@ -6,14 +6,16 @@
 //! refusal is one line naming key, value and source. Reading the key file and
 //! acting on the values is left to others.
 
+mod derive;
 mod host;
+mod nested;
 mod render;
 mod schema;
 mod source;
 mod validate;
 mod value;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,19 +76,38 @@ schema::sections! {
         reservations_max: usize = 50_000,
         /// Reservations from one host: an IPv4 address or an IPv6 /64. Does not
         /// apply to loopback.
-        reservations_per_ip_max: usize = 32,
+        reservations_per_ip_max: usize = 31,
         /// Reservations from one network: an IPv4 /24 or an IPv6 /48.
-        reservations_per_prefix_max: usize = 512,
+        reservations_per_prefix_max: usize = 500,
+        /// Requests for a reservation, or to renew one, that a peer may make
+        /// per second in the long run.
+        reserve_rate_per_peer: f64 = 0.1,
+        /// Such requests that may come at once.
+        reserve_burst_per_peer: usize = 16,
         /// How long a reservation holds before the peer has to renew it.
         reservation_ttl: Duration = Duration::from_secs(60 * 60),
         /// Circuits open at the same time.
-        circuits_max: usize = 16_384,
+        circuits_max: usize = 16_666,
         /// Circuits of one peer, counted apart as source and as target.
         circuits_per_peer_max: usize = 16,
+        /// Requests for a circuit that a peer may make per second in the long
+        /// run, granted or not.
+        connect_rate_per_peer: f64 = 1.0,
+        /// Such requests that may come at once.
+        connect_burst_per_peer: usize = 32,
         /// How long one circuit may stay open. 0: no limit.
         circuit_duration_max: Option<Duration> = Some(Duration::from_secs(2 * 60)),
         /// Bytes one circuit may carry in each direction. 0: no limit.
         circuit_bytes_max: Option<u64> = Some(128 * 1024),
+        /// Bytes that all circuits together may carry in a second, both
+        /// directions counted. Whoever sends more is slowed down, nothing is
+        /// dropped. 0: no limit.
+        bandwidth_max: Option<u64> = None,
+        /// Bytes that the circuits of one peer, as source or target, may carry in
+        /// a second. 0: no limit.
+        bandwidth_per_peer_max: Option<u64> = None,
+        /// Bytes that one circuit may carry in a second. 0: no limit.
+        bandwidth_per_circuit_max: Option<u64> = None,
         /// Peer ids that may neither reserve nor be source or target of a
         /// circuit. Wins over allow_peers.
         deny_peers: Vec<PeerId> = Vec::new(),
@@ -97,43 +118,89 @@ schema::sections! {
     /// Admission: what a remote host may take from us before and after it has
     /// shown who it is. Limits by IP do not apply to loopback.
     connections: ConnectionsConfig {
-        /// Connections and sockets in upgrade, together.
+        /// Connections and sockets in upgrade, together: the capacity from which
+        /// the other limits follow.
         max: usize = 50_000,
-        /// Connections at which shedding starts in the background. Not set: nine
-        /// tenths of connections.max.
+        /// Connections at which shedding starts in the background.
         high_water: usize = 45_000,
         /// Connections that shedding leaves. The least valuable go first; those
         /// with a reservation, with an open circuit or of listed peers are left
-        /// alone. Not set: eight ninths of connections.high_water.
+        /// alone.
         low_water: usize = 40_000,
         /// How long a new connection is not shed.
         grace_period: Duration = Duration::from_secs(60),
         /// Sockets whose peer has not yet shown who it is.
-        transient_max: usize = 2_048,
+        transient_max: usize = 3_125,
+        /// Connections of one peer, once it has shown who it is.
+        per_peer_max: usize = 8,
         /// Connections from one host: an IPv4 address or an IPv6 /64.
-        per_ip_max: usize = 128,
+        per_ip_max: usize = 125,
+        /// Connections from one site: an IPv6 /56. Does not apply to IPv4.
+        per_site_max: usize = 500,
         /// Connections from one network: an IPv4 /24 or an IPv6 /48.
-        per_prefix_max: usize = 2_048,
+        per_prefix_max: usize = 2_000,
+        /// Connections from one autonomous system, with asn_database only.
+        per_asn_max: usize = 12_500,
         /// New connections per second from one IP address, in the long run.
-        rate_per_ip: f64 = 4.0,
+        rate_per_ip: f64 = 5.0,
         /// New connections from one IP address that may come at once.
-        burst_per_ip: usize = 64,
+        burst_per_ip: usize = 62,
+        /// New connections per second from one site, in the long run.
+        rate_per_site: f64 = 10.0,
+        /// New connections from one site that may come at once.
+        burst_per_site: usize = 250,
         /// New connections per second from one network, in the long run.
-        rate_per_prefix: f64 = 32.0,
+        rate_per_prefix: f64 = 40.0,
         /// New connections from one network that may come at once.
-        burst_per_prefix: usize = 512,
+        burst_per_prefix: usize = 500,
+        /// New connections per second from one autonomous system, in the long
+        /// run.
+        rate_per_asn: f64 = 250.0,
+        /// New connections from one autonomous system that may come at once.
+        burst_per_asn: usize = 3_125,
+        /// File that tells which autonomous system announces an address: lines
+        /// of first address, last address and number, separated by tabs, as
+        /// iptoasn.com offers them (ip2asn-combined.tsv, unpacked). Read at the
+        /// start. Empty: no limits by autonomous system.
+        asn_database: PathBuf = PathBuf::new(),
         /// Time from accepting a socket to a negotiated muxer, over all steps.
         upgrade_timeout: Duration = Duration::from_secs(15),
-        /// Streams that one peer may have open towards us, 1 to 448.
+        /// Streams that one connection's peer may have open towards us, 1 to 448.
         streams_max: usize = 256,
+        /// Memory for bytes on their way through all connections. When it is
+        /// taken, no new streams and circuits are let in, and a circuit whose
+        /// bytes would have to wait ends. 0: no limit.
+        buffers_max: Option<u64> = Some(256 << 20),
+    }
+
+    /// Streams over all connections, and of one peer over its connections. A
+    /// stream that has become an end of a circuit counts in max only.
+    streams: StreamsConfig {
+        /// Streams open at the same time, whoever opened them.
+        max: usize = 200_000,
+        /// ping: streams in all.
+        ping_max: usize = 50_000,
+        /// ping: streams of one peer: two on each of its connections.
+        ping_per_peer_max: usize = 16,
+        /// identify: streams in all.
+        identify_max: usize = 50_000,
+        /// identify: streams of one peer.
+        identify_per_peer_max: usize = 16,
+        /// identify/push: streams in all.
+        push_max: usize = 25_000,
+        /// identify/push: streams of one peer.
+        push_per_peer_max: usize = 16,
+        /// hop, until answered: streams in all.
+        hop_max: usize = 25_000,
+        /// hop, until answered: streams of one peer.
+        hop_per_peer_max: usize = 64,
     }
 
     /// Memory of the whole process.
     memory: MemoryConfig {
         /// Resident size above which connections are shed, also below
-        /// connections.low_water and those that are protected. 0: three quarters
-        /// of what the host or the control group grants.
-        max: Option<u64> = None,
+        /// connections.low_water and those that are protected. 0: no limit.
+        max: Option<u64> = Some(768 << 20),
     }
 
     /// Metrics and health over HTTP.
@@ -187,6 +254,12 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Values that no default gave, by key.
     origins: BTreeMap<&'static str, Origin>,
+    /// Defaults that follow from other values, by key.
+    derived: BTreeMap<&'static str, Origin>,
+    /// Those of them that make room for a value within them.
+    raised: BTreeSet<&'static str>,
+    /// What the operator should know of values that nobody set.
+    notes: Vec<String>,
 }
 
 /// One thing an operator got wrong: one line.
@@ -213,7 +286,7 @@ pub enum Fault {
         nearest: Option<String>,
     },
     /// A value that cannot be used.
-    #[error("{key} = {value} from {origin}: {reason}")]
+    #[error("{key} = {value} {}: {reason}", .origin.phrase())]
     Value {
         /// The key.
         key: String,
@@ -238,6 +311,15 @@ impl Loaded {
     ///
     /// Everything that is wrong, not only the first.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::load_on(sources, &Host::read())
+    }
+
+    /// As [`Self::load`], for a host that is told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_on(sources: &Sources, host: &Host) -> Result<Self, ConfigError> {
         let mut faults = Vec::new();
         let mut known = Vec::new();
         for entry in sources.entries(&mut faults) {
@@ -250,10 +332,14 @@ impl Loaded {
             config: Config::default(),
             file: sources.file(),
             origins: BTreeMap::new(),
+            derived: BTreeMap::new(),
+            raised: BTreeSet::new(),
+            notes: Vec::new(),
         };
         loaded.merge(known, &mut faults);
         loaded.resolve_paths(&sources.environment, &mut faults);
         if faults.is_empty() {
+            derive::fill_in(&mut loaded, host);
             faults = validate::faults(&mut loaded);
         }
         if faults.is_empty() {
@@ -266,7 +352,17 @@ impl Loaded {
     /// Where the value of a key came from.
     #[must_use]
     pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or(&Origin::Default)
+        self.origins
+            .get(key)
+            .or_else(|| self.derived.get(key))
+            .unwrap_or(&Origin::Default)
+    }
+
+    /// What the operator should know of a configuration that is valid, one line
+    /// each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// A line about a value that turned out unusable only when it was used: a
@@ -313,6 +409,9 @@ impl Loaded {
                 .and_then(|metadata| origins.get(metadata.name.as_ref()))
                 .cloned()
                 .unwrap_or(Origin::Default);
+            if derive::rule(key.path).is_some() && value.as_str() == Some(derive::AUTO) {
+                continue;
+            }
             if let Err(Expected(what)) = (key.read)(&mut self.config, &value) {
                 faults.push(Fault::Value {
                     key: key.path.to_owned(),
@@ -468,7 +567,7 @@ mod tests {
             .collect();
         let uncommented = load_file(&settings.join("\n")).unwrap();
         assert_eq!(uncommented.config, as_it_is.config);
-        assert_eq!(uncommented.origins.len(), KEYS.len());
+        assert_eq!(uncommented.origins.len() + derive::RULES.len(), KEYS.len());
     }
 
     #[test]

@@ -13,7 +13,9 @@ mod declare;
 mod egress;
 mod identify;
 mod labels;
+mod limits;
 mod listener;
+mod locks;
 mod muxers;
 mod pools;
 mod process;
@@ -36,7 +38,9 @@ pub use declare::Counters;
 pub use egress::EgressMetrics;
 pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
+pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
+pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
@@ -56,6 +60,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// to tell when it drops.
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
+    pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
     pub trimming: Arc<TrimMetrics>,
@@ -84,8 +89,10 @@ impl Metrics {
         let mut declare = Declarations::new();
         process::declare(&mut declare);
         allocator::declare(&mut declare);
+        locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
+        let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
         let trimming = Arc::new(TrimMetrics::new(&mut declare));
@@ -97,6 +104,7 @@ impl Metrics {
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
+            limits,
             upgrade,
             connections,
             trimming,

@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod addresses;
+pub mod bandwidth;
 pub mod circuits;
 pub mod connections;
 pub mod leg;
@@ -20,3 +21,4 @@ pub mod limits;
 pub mod peers;
 pub mod reservations;
 pub mod striped;
+mod sync;

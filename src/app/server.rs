@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Host, Loaded},
+    config::{Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
@@ -23,17 +23,13 @@ use crate::{
         addresses::Addresses,
         circuits::Circuits,
         connections::{Connections, Marks, Pressure, Reason},
-        limits::Limits,
+        limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
         reservations::Reservations,
     },
     upgrade::UpgradeContext,
 };
 
 use super::{memory::MemoryProbe, shutdown, supervisor::Supervisor, trimmer::Trimmer, worker};
-
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -45,7 +41,7 @@ pub(super) struct Server {
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
     /// Bytes.
-    memory_max: u64,
+    memory_max: Option<u64>,
 }
 
 impl Server {
@@ -56,7 +52,11 @@ impl Server {
     /// refusal.
     pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit(config);
+        raise_descriptor_limit();
+        for note in loaded.notes() {
+            tracing::warn!("{note}");
+        }
+        let systems = open_asn_database(loaded)?;
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -71,15 +71,17 @@ impl Server {
         let health = Health::new(count, clock::now());
         let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
+        let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics)),
+            context: Arc::new(context(config, &identity, addresses, &buffers, &metrics)),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::new(&config.connections),
+            limits: Limits::with_systems(&config.connections, systems),
+            buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
         observe(&metrics, &shared);
-        let memory_max = memory_budget(config);
+        let memory_max = config.memory.max;
         let marks = shared.context.connections.marks();
         metrics
             .trimming
@@ -171,6 +173,7 @@ fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
@@ -194,7 +197,8 @@ fn context(
             &config.relay,
             Arc::clone(&connections),
             Arc::clone(&metrics.circuits),
-        ),
+        )
+        .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -204,8 +208,23 @@ fn context(
         relay,
         connections,
         Arc::clone(metrics),
-        config.connections.streams_max,
+        StreamLimits::new(config),
     )
+}
+
+/// Who announces which address, if the operator has a file that tells.
+///
+/// # Errors
+/// The line about `connections.asn_database` when it cannot be used.
+pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, ConfigError> {
+    let path = &loaded.config.connections.asn_database;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let opened = AsnDatabase::open(path);
+    opened
+        .map(Some)
+        .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
@@ -235,47 +254,66 @@ async fn bind_admin(
 
 /// Has the sizes of tables read when somebody asks for them.
 fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
-    let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
+    let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
+    let context = Arc::downgrade(&shared.context);
     metrics.before_scrape(move |metrics| {
+        let Some(context) = context.upgrade() else {
+            return;
+        };
+        let (protocols, agents) = context.peers.interned();
+        metrics.identify.set_interned(protocols, agents);
+        let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
+        let [streams, ping, identify, push, hop] = context.streams.usage();
+        let pair = |level: Level| (level.taken, level.max);
+        metrics.limits.set_limits([
+            pair(usage.total),
+            pair(usage.transient),
+            pair(buffers.usage()),
+            (reservations.count(), reservations.max()),
+            (circuits.open_count(), circuits.max()),
+            pair(streams),
+            pair(ping),
+            pair(identify),
+            pair(push),
+            pair(hop),
+        ]);
+        let table = |usage: TableUsage| (pair(usage.groups), usage.overflow);
+        metrics.limits.set_tables([
+            table(usage.hosts),
+            table(usage.sites),
+            table(usage.prefixes),
+            table(usage.systems),
+            table(reservations.rates_usage()),
+            table(circuits.rates_usage()),
+        ]);
         metrics
-            .listener
-            .set_origins_tracked(usage.hosts.taken, usage.prefixes.taken);
-        metrics
-            .listener
-            .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
-        if let Some(context) = context.upgrade() {
-            let (protocols, agents) = context.peers.interned();
-            metrics.identify.set_interned(protocols, agents);
-            let connections = &context.connections;
-            metrics.trimming.set_levels(
-                connections.peers(),
-                connections.open().saturating_sub(connections.staying()),
-                Reason::ALL.map(|reason| connections.protected(reason)),
-            );
-        }
+            .circuits
+            .set_metered_peers(circuits.bandwidth().peers());
+        let connections = &context.connections;
+        metrics.trimming.set_levels(
+            connections.peers(),
+            connections.open().saturating_sub(connections.staying()),
+            Reason::ALL.map(|reason| connections.protected(reason)),
+        );
     });
 }
 
 /// Keeps the number of connections and the size of the process in bounds.
-fn trimming(shared: &worker::Shared, memory_max: u64) -> impl Future<Output = ()> + Send + use<> {
+fn trimming(
+    shared: &worker::Shared,
+    memory_max: Option<u64>,
+) -> impl Future<Output = ()> + Send + use<> {
     let (context, limits) = (Arc::clone(&shared.context), Arc::clone(&shared.limits));
     let trimmer = Trimmer {
         connections: Arc::clone(&context.connections),
         metrics: Arc::clone(&context.metrics.trimming),
-        pressure: Pressure::new(memory_max),
+        pressure: Pressure::new(memory_max.unwrap_or(u64::MAX)),
         max: move || limits.usage().total.max,
         listed: move |peer: &PeerId| context.relay.access.is_protected(peer),
         rest_until: None,
     };
     trimmer.run(MemoryProbe::new())
-}
-
-/// What the operator set, or three quarters of what the host grants: the rest
-/// is for the kernel's socket buffers, which count there and not here.
-fn memory_budget(config: &Config) -> u64 {
-    let granted = || Host::read().memory_bytes / 4 * 3;
-    config.memory.max.unwrap_or_else(granted)
 }
 
 /// Sweeps expired reservations, a stripe a second, and keeps the service
@@ -292,6 +330,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         reservations.sweep(stripe, now);
         stripe = (stripe + 1) % reservations.stripes();
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
+        reservations.sweep_rates(now);
+        shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
@@ -314,8 +355,9 @@ fn warn_about(listeners: &Listeners) {
     }
 }
 
-/// Each connection takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit(config: &Config) {
+/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
+/// hard one is enough is told by the configuration.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -324,15 +366,6 @@ fn raise_descriptor_limit(config: &Config) {
     };
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
-    }
-    let needed = config.connections.max as u64 + DESCRIPTORS_RESERVED;
-    match getrlimit(Resource::Nofile).current {
-        Some(current) if current < needed => tracing::warn!(
-            descriptors = current,
-            needed,
-            "connections.max is above what the limit on open descriptors allows"
-        ),
-        Some(_) | None => {}
     }
 }
 

@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{connections::Connections, peers::Peers},
+    state::{connections::Connections, limits::StreamLimits, peers::Peers},
 };
 
 /// The server, as its connections see it.
@@ -31,8 +31,8 @@ pub struct Context {
     pub peers: Peers,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
-    /// Streams that a peer may have open.
-    pub streams_max: usize,
+    /// How many streams may be open.
+    pub streams: Arc<StreamLimits>,
     draining: AtomicBool,
 }
 
@@ -45,7 +45,7 @@ impl Context {
         relay: Relay,
         connections: Arc<Connections>,
         metrics: Arc<Metrics>,
-        streams_max: usize,
+        streams: Arc<StreamLimits>,
     ) -> Self {
         Self {
             menu,
@@ -54,7 +54,7 @@ impl Context {
             connections,
             peers: Peers::default(),
             metrics,
-            streams_max,
+            streams,
             draining: AtomicBool::new(false),
         }
     }

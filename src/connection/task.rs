@@ -95,6 +95,8 @@ pub struct Connection {
     pub(super) partial: Vec<u8>,
     pub(super) table: Table,
     pub(super) deadlines: Deadlines<StreamId>,
+    /// When withheld credit is due.
+    pub(super) dues: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
     blocked: bool,
     pub(super) going_away: bool,
@@ -143,6 +145,7 @@ impl Connection {
             partial: Vec::new(),
             table: Table::default(),
             deadlines: Deadlines::default(),
+            dues: Deadlines::default(),
             hold: None,
             blocked: false,
             going_away: false,
@@ -323,6 +326,7 @@ impl Connection {
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
+            Command::Credit { stream, bytes } => self.credit_returned(stream, bytes, pass),
             Command::Forget(stream) => {
                 if let Some(Handler::Circuit(bound)) =
                     self.take_entry(stream).map(|entry| entry.handler)
@@ -352,6 +356,7 @@ impl Connection {
             Command::Refused { .. }
             | Command::Withdraw(_)
             | Command::Draining(_)
+            | Command::Credit { .. }
             | Command::Forget(_)
             | Command::Close(_) => {}
         }

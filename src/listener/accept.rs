@@ -101,13 +101,13 @@ fn enter(
 ) -> AcceptEvent {
     // A passed dual-stack socket shows IPv4 peers as mapped addresses.
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    match limits.admit(remote, clock::now()) {
+    match limits.admit(remote, false, clock::now()) {
         Ok(permit) => {
             on_socket(socket, remote, permit);
             AcceptEvent::Admitted
         }
         Err(refusal) => {
-            debug!(%remote, limit = refusal.label(), "socket refused");
+            debug!(%remote, limit = refusal.label(), %refusal, "socket refused");
             // If this fails, the close is an ordinary one.
             let _ = options::reset_on_close(&SockRef::from(&socket));
             AcceptEvent::Refused(refusal)

@@ -76,7 +76,7 @@ impl TrimMetrics {
             protected: [0, 1].map(|reason| protected.with_label_values(&[REASONS[reason]])),
             memory_max: declare.gauge(
                 "waystation_memory_max_bytes",
-                "Resident size above which connections are shed (memory.max).",
+                "Resident size above which connections are shed (memory.max); 0: without a limit.",
             ),
             memory_stalled,
             candidates: declare.gauge(
@@ -121,11 +121,11 @@ impl TrimMetrics {
     }
 
     /// The limits that stand beside the levels.
-    pub fn set_limits(&self, low_water: usize, high_water: usize, memory_max: u64) {
+    pub fn set_limits(&self, low_water: usize, high_water: usize, memory_max: Option<u64>) {
         self.low_water.set(gauge_value(low_water));
         self.high_water.set(gauge_value(high_water));
         self.memory_max
-            .set(i64::try_from(memory_max).unwrap_or(i64::MAX));
+            .set(memory_max.map_or(0, |max| i64::try_from(max).unwrap_or(i64::MAX)));
     }
 
     /// Peers connected, connections that are closing, and peers protected by a

@@ -269,6 +269,7 @@ impl Relay {
         if !self.access.may_connect(&asker.peer) || !self.access.may_connect(&target) {
             return Err(Refusal::Denied);
         }
+        self.circuits.asked(&asker.peer, now)?;
         if !self.reservations.holds(&target, now) {
             return Err(Refusal::NoReservation);
         }
@@ -276,7 +277,7 @@ impl Relay {
             return Err(Refusal::ConnectionFailed);
         }
         let link = connections.find(&target).ok_or(Refusal::NoReservation)?;
-        let circuit = self.circuits.open(asker.peer, target)?;
+        let circuit = self.circuits.open(asker.peer, target, now)?;
         Ok((circuit, link))
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Circuit`] is held by the tables of both connections that it joins and
 //! by whoever is setting it up; when the last of them lets go, its permits
 //! return. Bounds: circuits in total, and for each peer as source and as
-//! target.
+//! target; how often a peer may ask for one.
 
 use std::{
     sync::{
@@ -21,7 +21,9 @@ use crate::{
     config::RelayConfig,
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
+        bandwidth::{Bandwidth, Due, Pace},
         connections::{Connections, Reason, Tag},
+        limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
     },
     wire::relay::Limit,
@@ -50,6 +52,8 @@ pub enum EndCause {
     DestinationClosed,
     /// A side without flow control sent more than the other one takes.
     Stalled,
+    /// Its bytes would have had to wait, and the memory for that was taken.
+    Memory,
     /// The server stopped.
     Shutdown,
 }
@@ -67,6 +71,7 @@ impl EndCause {
             Self::SourceClosed => "source_closed",
             Self::DestinationClosed => "destination_closed",
             Self::Stalled => "stalled",
+            Self::Memory => "memory",
             Self::Shutdown => "shutdown",
         }
     }
@@ -84,6 +89,12 @@ pub enum CircuitRefusal {
     /// `relay.circuits_per_peer_max`, for the peer that is asked for
     #[error("the target has all its circuits (relay.circuits_per_peer_max)")]
     Destination,
+    /// `relay.connect_rate_per_peer`, for the peer that asks
+    #[error("the source asks too often (relay.connect_rate_per_peer)")]
+    Rate,
+    /// `connections.buffers_max`
+    #[error("the memory for buffers is taken (connections.buffers_max)")]
+    Memory,
 }
 
 impl CircuitRefusal {
@@ -94,6 +105,8 @@ impl CircuitRefusal {
             Self::Total => "total",
             Self::Source => "per_peer_source",
             Self::Destination => "per_peer_destination",
+            Self::Rate => "rate_per_peer",
+            Self::Memory => "memory",
         }
     }
 }
@@ -107,7 +120,10 @@ pub struct Circuits {
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
     connections: Arc<Connections>,
+    bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
+    rates: PeerRates,
+    buffers: Arc<Buffers>,
     next: AtomicU64,
 }
 
@@ -120,6 +136,11 @@ impl Circuits {
         metrics: Arc<CircuitMetrics>,
     ) -> Self {
         metrics.set_max(config.circuits_max);
+        metrics.set_rates([
+            config.bandwidth_max,
+            config.bandwidth_per_peer_max,
+            config.bandwidth_per_circuit_max,
+        ]);
         Self {
             total: Capacity::new(config.circuits_max),
             sources: KeyedCounts::new(),
@@ -128,9 +149,18 @@ impl Circuits {
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
             connections,
+            bandwidth: Bandwidth::new(config),
             metrics,
+            rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
+            buffers: Buffers::new(None),
             next: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses circuits also while this account is full.
+    #[must_use]
+    pub fn with_buffers(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Takes the permits for a circuit.
@@ -141,7 +171,11 @@ impl Circuits {
         &self,
         source: PeerId,
         destination: PeerId,
+        now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
+        if self.buffers.is_full() {
+            return Err(CircuitRefusal::Memory);
+        }
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
             .sources
@@ -160,6 +194,7 @@ impl Circuits {
             bytes_max: self.bytes_max,
             duration_max: self.duration_max,
             connections: Arc::clone(&self.connections),
+            pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
             permits: Permits {
@@ -168,6 +203,32 @@ impl Circuits {
                 destination: destination_permit,
             },
         }))
+    }
+
+    /// What circuits may carry in a second.
+    #[must_use]
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
+    }
+
+    /// Counts a request for a circuit, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`CircuitRefusal::Rate`]
+    pub fn asked(&self, source: &PeerId, now: Instant) -> Result<(), CircuitRefusal> {
+        let asked = self.rates.take(source, now);
+        asked.map_err(|_| CircuitRefusal::Rate)
+    }
+
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
     }
 
     /// The limit as peers are told it; absent if there is none.
@@ -207,6 +268,7 @@ pub struct Circuit {
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
     connections: Arc<Connections>,
+    pace: Option<Pace>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
     running: Mutex<Option<CircuitGuard>>,
@@ -236,6 +298,19 @@ impl Circuit {
     #[must_use]
     pub fn bytes_max(&self) -> Option<u64> {
         self.bytes_max
+    }
+
+    /// Whether its bytes are charged against a rate.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// Charges bytes that were carried; `None` if they are paid for at once.
+    #[inline]
+    #[must_use]
+    pub fn charge(&self, bytes: usize, now: Instant) -> Option<Due> {
+        self.pace.as_ref()?.charge(bytes, now)
     }
 
     /// When it has to end if it starts now.

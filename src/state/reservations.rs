@@ -4,7 +4,8 @@
 //! A peer has at most one; asking again renews it and counts nothing twice. It
 //! ends at its expiry, or when the peer's last direct connection goes. Bounds:
 //! in total, by address and by network (loopback excepted), each counted by a
-//! permit that the reservation holds.
+//! permit that the reservation holds; and how often a peer may ask, since an
+//! answer is a signature.
 
 use std::{
     net::IpAddr,
@@ -19,7 +20,7 @@ use crate::{
     metrics::{RelayMetrics, ReservationGuard},
     state::{
         connections::{ConnectionId, Connections, Reason, Tag},
-        limits::{HostKey, Origin, PrefixKey},
+        limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -36,6 +37,9 @@ pub enum ReservationRefusal {
     /// `relay.reservations_per_prefix_max`
     #[error("the network has all its reservations (relay.reservations_per_prefix_max)")]
     PerPrefix,
+    /// `relay.reserve_rate_per_peer`
+    #[error("the peer asks too often (relay.reserve_rate_per_peer)")]
+    Rate,
 }
 
 impl ReservationRefusal {
@@ -46,6 +50,7 @@ impl ReservationRefusal {
             Self::Total => "total",
             Self::PerIp => "per_ip",
             Self::PerPrefix => "per_prefix",
+            Self::Rate => "rate_per_peer",
         }
     }
 }
@@ -84,6 +89,7 @@ pub struct Reservations {
     per_prefix_max: usize,
     ttl: Duration,
     connections: Arc<Connections>,
+    rates: PeerRates,
     metrics: Arc<RelayMetrics>,
 }
 
@@ -105,6 +111,7 @@ impl Reservations {
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
             connections,
+            rates: PeerRates::new(config.reserve_rate_per_peer, config.reserve_burst_per_peer),
             metrics,
         }
     }
@@ -130,6 +137,8 @@ impl Reservations {
         connection: ConnectionId,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
+        let asked = self.rates.take(&peer, now);
+        asked.map_err(|_| ReservationRefusal::Rate)?;
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
@@ -208,6 +217,17 @@ impl Reservations {
         }
     }
 
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
+    }
+
     /// Number of stripes to sweep.
     #[must_use]
     pub fn stripes(&self) -> usize {
@@ -218,6 +238,12 @@ impl Reservations {
     #[must_use]
     pub fn count(&self) -> usize {
         self.total.taken()
+    }
+
+    /// Most reservations at once.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.total.max()
     }
 
     /// Whether nothing is counted any more, in total or for any address.

@@ -259,6 +259,8 @@ mod tests {
     #[test]
     fn undefined_go_away_codes_have_no_name() {
         assert_eq!(GoAwayCode::from_wire(2), Some(GoAwayCode::Internal));
+        let limit = GoAwayCode::ResourceLimit;
+        assert_eq!(GoAwayCode::from_wire(limit.code()), Some(limit));
         assert_eq!(GoAwayCode::from_wire(3), None);
         assert_eq!(GoAwayCode::from_wire(u32::MAX), None);
     }

@@ -34,7 +34,7 @@ async fn the_reason_is_on_the_wire() {
     for muxer in MUXERS {
         for (ending, code, label) in [
             (Ending::Trimmed, 0x1005, "trimmed"),
-            (Ending::MemoryShort, 0x1001, "memory"),
+            (Ending::MemoryShort, 0x1001, "memory_short"),
         ] {
             let server = Server::with(|config| config.connections.grace_period = Duration::ZERO);
             let mut peer = server.connect(muxer).await;

@@ -355,7 +355,10 @@ impl Everything {
 
     fn open(&self, peer: PeerId) -> Option<Held> {
         let now = clock::now();
-        let permit = self.limits.admit(([127, 0, 0, 1], 1).into(), now).ok()?;
+        let remote = ([127, 0, 0, 1], 1).into();
+        let permit = self.limits.admit(remote, false, now).ok()?;
+        // A peer with too many is refused here, and gives back what it took.
+        let permit = permit.authenticated(&peer).ok()?;
         let labels = ConnectionLabels {
             direction: Direction::Inbound,
             transport: Transport::Tcp,
@@ -368,7 +371,7 @@ impl Everything {
         Some(Held {
             peer,
             id: self.connections.register(peer, REMOTE, link, now),
-            _permit: permit.authenticated(),
+            _permit: permit,
             _guard: self.metrics.connections.opened(labels, now),
             circuit: None,
         })
@@ -383,7 +386,7 @@ impl Everything {
             }
             1 => self.peers.learn(held.peer, held.id, None, [], []),
             2 => {
-                held.circuit = self.circuits.open(held.peer, target).ok();
+                held.circuit = self.circuits.open(held.peer, target, now).ok();
                 if let Some(circuit) = &held.circuit {
                     circuit.started();
                 }
@@ -407,7 +410,7 @@ impl Everything {
 #[test]
 fn ten_thousand_opens_and_closes_on_eight_threads_end_at_zero_everywhere() {
     const THREADS: u32 = 8;
-    const STEPS: u32 = 2_500;
+    const STEPS: u32 = 4_000;
     let everything = Everything::new();
     let peers: Vec<PeerId> = (0..60).map(|_| PeerId::random()).collect();
     let opened = AtomicUsize::new(0);
@@ -443,6 +446,7 @@ fn ten_thousand_opens_and_closes_on_eight_threads_end_at_zero_everywhere() {
             });
         }
     });
+    // Each of them was closed as well.
     assert!(opened.load(Ordering::Relaxed) >= 5_000, "{opened:?} opens");
     let Everything {
         connections,
