@@ -4,6 +4,7 @@
 //! at the end the phases of shutdown. Everything that an operator can get
 //! wrong is told before the first peer is let in.
 
+mod access;
 pub mod cli;
 pub mod logging;
 mod memory;

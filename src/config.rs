@@ -8,10 +8,13 @@
 
 mod derive;
 mod host;
+mod lists;
 mod nested;
 mod render;
 mod schema;
 mod source;
+mod subject;
+mod token;
 mod validate;
 mod value;
 
@@ -30,7 +33,9 @@ use source::Entry;
 use value::Expected;
 
 pub use host::Host;
+pub use lists::AccessLists;
 pub use source::{Environment, Origin, Sources};
+pub use subject::Subject;
 pub(crate) use value::units;
 
 /// Name of the key file in the state directory.
@@ -108,11 +113,31 @@ schema::sections! {
         bandwidth_per_peer_max: Option<u64> = None,
         /// Bytes that one circuit may carry in a second. 0: no limit.
         bandwidth_per_circuit_max: Option<u64> = None,
-        /// Peer ids that may neither reserve nor be source or target of a
-        /// circuit. Wins over allow_peers.
-        deny_peers: Vec<PeerId> = Vec::new(),
-        /// When not empty, only these peer ids may reserve.
-        allow_peers: Vec<PeerId> = Vec::new(),
+        /// Whether only those whom the access lists allow may reserve.
+        allowed_only: bool = false,
+    }
+
+    /// Who may connect at all, and whom the limits spare. Each entry is a peer
+    /// id, an IP address, or a range such as "192.0.2.0/24"; denial always wins.
+    /// More can be added while the server runs: see `waystation deny --help`.
+    access: AccessConfig {
+        /// Refused at accept, at authentication, at RESERVE and at CONNECT.
+        deny: Vec<Subject> = Vec::new(),
+        /// Trusted: see the keys below for what that means.
+        allow: Vec<Subject> = Vec::new(),
+        /// File with more to deny, one entry a line, # begins a comment. Empty:
+        /// none.
+        deny_file: PathBuf = PathBuf::new(),
+        /// File with more to allow, likewise.
+        allow_file: PathBuf = PathBuf::new(),
+        /// Whether limits by address do not count allowed addresses, nor limits
+        /// by address and by peer the reservations and circuits of those who are
+        /// allowed. The totals hold for everybody.
+        allow_uncapped: bool = true,
+        /// Whether a circuit with an allowed end has no limit on bytes and time.
+        allow_unlimited_circuits: bool = false,
+        /// Rules that can be made while the server runs.
+        rules_max: usize = 16_384,
     }
 
     /// Admission: what a remote host may take from us before and after it has
@@ -203,10 +228,13 @@ schema::sections! {
         max: Option<u64> = Some(768 << 20),
     }
 
-    /// Metrics and health over HTTP.
+    /// Metrics, health and changes while running, over HTTP.
     admin: AdminConfig {
         /// Address and port to serve on; keep it private. Empty: switched off.
         address: Option<SocketAddr> = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9464)),
+        /// File with the secret that changes over HTTP need, 16 characters or
+        /// more. Empty: none, and changes are taken on a loopback address only.
+        token_file: PathBuf = PathBuf::new(),
     }
 
     /// Logging, to standard error or the journal.
@@ -579,7 +607,7 @@ mod tests {
             "state.directory=/var/lib/a \"quoted\" place",
             "relay.circuit_duration_max=0",
             "relay.circuit_bytes_max=0",
-            &format!("relay.deny_peers={PEER}"),
+            &format!("access.deny={PEER},192.0.2.0/24,2001:db8::1"),
             "connections.rate_per_ip=0.5",
             "connections.upgrade_timeout=1s500ms",
             "admin.address=",
@@ -590,7 +618,8 @@ mod tests {
         assert_eq!(loaded.config.relay.circuit_bytes_max, None);
         assert_eq!(loaded.config.admin.address, None);
         assert_eq!(loaded.config.listen.muxers, [Muxer::Mplex]);
-        assert_eq!(loaded.config.relay.deny_peers, [PEER.parse().unwrap()]);
+        let denied = [PEER, "192.0.2.0/24", "2001:db8::1"].map(|text| text.parse().unwrap());
+        assert_eq!(loaded.config.access.deny, denied);
 
         let again = load_file(&loaded.render()).unwrap();
         assert_eq!(again.config, loaded.config);
@@ -644,7 +673,7 @@ mod tests {
             "relay.reservation_ttl=60",
             "relay.circuit_bytes_max=lots",
             "relay.circuit_duration_max=forever",
-            "relay.deny_peers=nobody",
+            "access.deny=nobody",
             "connections.rate_per_ip=NaN",
             "connections.rate_per_ip=inf",
             "listen.addresses=0.0.0.0:4001",

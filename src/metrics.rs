@@ -6,6 +6,7 @@
 //! Series are bounded by the product of closed label sets: nothing a peer sends
 //! becomes a label. This module knows no other layer; callers translate.
 
+mod access;
 mod allocator;
 mod circuits;
 mod connections;
@@ -23,6 +24,7 @@ mod pulled;
 mod reference;
 mod relay;
 mod sharded;
+mod store;
 mod streams;
 mod trimming;
 mod upgrade;
@@ -32,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
+pub use access::AccessMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
@@ -45,6 +48,7 @@ pub use muxers::MuxerMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
+pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
 pub use trimming::TrimMetrics;
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
@@ -71,6 +75,8 @@ pub struct Metrics {
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub store: Arc<StoreMetrics>,
+    pub access: Arc<AccessMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -101,6 +107,8 @@ impl Metrics {
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let store = Arc::new(StoreMetrics::new(&mut declare));
+        let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -115,6 +123,8 @@ impl Metrics {
             circuits,
             identify,
             pools,
+            store,
+            access,
             registry,
             declared,
             refresh: OnceLock::new(),

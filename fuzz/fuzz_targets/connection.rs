@@ -15,7 +15,7 @@ use tokio::{
 };
 use waystation::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Connection, Context, Handover, Remote},
     engine::{
         demux::Side,
@@ -55,7 +55,11 @@ impl Server {
         let addresses = Addresses::new(&[], &[], identity.peer_id());
         let answer = Answer::new(&identity, &menu, &addresses);
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
             circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
             reserve_metrics: Arc::clone(&metrics.relay),

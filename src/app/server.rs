@@ -19,17 +19,18 @@ use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access,
+        access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
-        connections::{Connections, Marks, Pressure, Reason},
+        connections::{Connections, Marks},
         limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
         reservations::Reservations,
     },
+    store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{memory::MemoryProbe, shutdown, supervisor::Supervisor, trimmer::Trimmer, worker};
+use super::{access, shutdown, supervisor::Supervisor, trimmer, worker};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -37,6 +38,7 @@ pub(super) struct Server {
     addresses: Vec<Multiaddr>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
+    rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
@@ -68,24 +70,24 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
+        let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
         let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &buffers, &metrics)),
+            context: Arc::new(context(
+                config, &identity, addresses, access, &buffers, &metrics,
+            )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::with_systems(&config.connections, systems),
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        observe(&metrics, &shared);
-        let memory_max = config.memory.max;
-        let marks = shared.context.connections.marks();
-        metrics
-            .trimming
-            .set_limits(marks.low, marks.high, memory_max);
+        let rulebook = rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
+        observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -101,10 +103,11 @@ impl Server {
             addresses: listed,
             admin,
             health,
+            rulebook,
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
-            memory_max,
+            memory_max: config.memory.max,
         })
     }
 
@@ -136,23 +139,11 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let housekeeping_until = until.clone();
-        supervisor.spawn("housekeeping", async move {
-            tokio::select! {
-                // Cancel-safe: each round is complete in itself.
-                () = housekeeping_until.cancelled() => {}
-                () = housekeeping => {}
-            }
-        });
-        let trimming = trimming(&self.shared, self.memory_max);
-        let trimming_until = until.clone();
-        supervisor.spawn("trimmer", async move {
-            tokio::select! {
-                // Cancel-safe: a trim that is cut short has told some.
-                () = trimming_until.cancelled() => {}
-                () = trimming => {}
-            }
-        });
+        let rules = access::tend_rules(self.rulebook);
+        let trimming = trimmer::task(&self.shared, self.memory_max);
+        background(&supervisor, "housekeeping", &until, housekeeping);
+        background(&supervisor, "rules", &until, rules);
+        background(&supervisor, "trimmer", &until, trimming);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -169,10 +160,57 @@ impl Server {
     }
 }
 
+/// Starts a task that goes on until the token is cancelled. Each of them may be
+/// dropped at any point: rounds are complete in themselves, or ended by a thread
+/// of their own.
+fn background(
+    supervisor: &Supervisor,
+    name: &'static str,
+    until: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let until = until.clone();
+    supervisor.spawn(name, async move {
+        tokio::select! {
+            // Both are cancel-safe.
+            () = until.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
+/// The rules that were made at run time, with the power to cut.
+fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
+    let rulebook = access::rulebook(context, Arc::clone(store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
+}
+
+/// The store, with a line about a file that could not be used.
+fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
+    let directory = &loaded.config.state.directory;
+    let opened = Store::open(directory, Arc::clone(&metrics.store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    if let Some(aside) = opened.set_aside {
+        tracing::warn!(
+            file = %aside.from.display(),
+            reason = %aside.reason,
+            kept_as = %aside.path.display(),
+            "the store cannot be used and was set aside; starting with an empty one"
+        );
+    }
+    Ok(Arc::new(opened.store))
+}
+
 fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
 ) -> Context {
@@ -186,7 +224,7 @@ fn context(
     let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
-        access: Access::new(&config.relay),
+        access: Arc::new(access),
         addresses,
         reservations: Reservations::new(
             &config.relay,
@@ -238,6 +276,7 @@ async fn bind_admin(
     loaded: &Loaded,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
+    rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
@@ -245,15 +284,18 @@ async fn bind_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),
+        rulebook: Arc::clone(rulebook),
     };
-    let server = AdminServer::bind(address, state)
+    let token = loaded.admin_token()?;
+    let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
 }
 
 /// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
+fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
+    let store = Arc::clone(store);
     let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
     let context = Arc::downgrade(&shared.context);
     metrics.before_scrape(move |metrics| {
@@ -290,30 +332,10 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
         metrics
             .circuits
             .set_metered_peers(circuits.bandwidth().peers());
-        let connections = &context.connections;
-        metrics.trimming.set_levels(
-            connections.peers(),
-            connections.open().saturating_sub(connections.staying()),
-            Reason::ALL.map(|reason| connections.protected(reason)),
-        );
+        trimmer::observe(metrics, &context.connections);
+        metrics.store.set_file_bytes(store.file_bytes());
+        context.relay.access.observe();
     });
-}
-
-/// Keeps the number of connections and the size of the process in bounds.
-fn trimming(
-    shared: &worker::Shared,
-    memory_max: Option<u64>,
-) -> impl Future<Output = ()> + Send + use<> {
-    let (context, limits) = (Arc::clone(&shared.context), Arc::clone(&shared.limits));
-    let trimmer = Trimmer {
-        connections: Arc::clone(&context.connections),
-        metrics: Arc::clone(&context.metrics.trimming),
-        pressure: Pressure::new(memory_max.unwrap_or(u64::MAX)),
-        max: move || limits.usage().total.max,
-        listed: move |peer: &PeerId| context.relay.access.is_protected(peer),
-        rest_until: None,
-    };
-    trimmer.run(MemoryProbe::new())
 }
 
 /// Sweeps expired reservations, a stripe a second, and keeps the service

@@ -84,7 +84,8 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
     let metrics = Arc::clone(&shared.context.metrics.listener);
     let connections = Arc::clone(&shared.context.connections);
     let observe = move |event| match event {
-        AcceptEvent::Admitted => {}
+        // Denials are counted where they are decided.
+        AcceptEvent::Admitted | AcceptEvent::Denied => {}
         AcceptEvent::Refused(refusal) => {
             metrics.socket_refused(refusal.label());
             if refusal == Refusal::Total {
@@ -94,6 +95,7 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
         AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
     };
     let (limits, accepting) = (Arc::clone(&shared.limits), shared.accepting.clone());
+    let access = Arc::clone(&shared.context.relay.access);
     let on_socket = move |socket, remote, permit| {
         let guard = shared.context.metrics.listener.socket_accepted();
         let timer = shared.context.metrics.upgrade.started(clock::now());
@@ -107,7 +109,7 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
         supervisor.spawn("upgrade", socket.upgrade(supervisor_, shared_));
     };
-    if let Err(error) = accept_loop(socket, limits, observe, on_socket, accepting).await {
+    if let Err(error) = accept_loop(socket, limits, access, observe, on_socket, accepting).await {
         tracing::error!(%local, %error, "cannot accept on this address");
     }
 }

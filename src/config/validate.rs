@@ -25,6 +25,8 @@ const MEMORY_MIN: u64 = 32 << 20;
 /// Slowest rate that circuits can be held to: at it, a window takes a quarter
 /// of a minute, in which a peer over mplex is not read from.
 const BANDWIDTH_MIN: u64 = 16 * 1024;
+/// Most rules of the operator at run time: a list is sent in one answer.
+const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
@@ -124,6 +126,7 @@ impl Check<'_> {
             1,
             STREAMS_MAX,
         );
+        self.within("access.rules_max", config.access.rules_max, 0, RULES_MAX);
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
         self.within("streams.max", streams.max, 1, 4 * COUNT_MAX);
         self.rates();

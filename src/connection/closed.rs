@@ -87,7 +87,8 @@ impl Closed {
             | Self::Io(_)
             | Self::Write
             | Self::KeepAlive
-            | Self::Ending(Ending::Shutdown | Ending::Denied) => GoAwayCode::Normal,
+            | Self::Ending(Ending::Shutdown) => GoAwayCode::Normal,
+            Self::Ending(Ending::Denied) => GoAwayCode::Gated,
             Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,
             Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
         }

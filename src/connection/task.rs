@@ -172,6 +172,14 @@ impl Connection {
     /// [`Closed`] as [`Self::run`] tells it; the connection is to be ended by
     /// [`Self::end`].
     pub fn begin(&mut self, mut leftover: Leftover) -> Result<(), Closed> {
+        // Others can find it by now, so a rule that is made later closes it.
+        let access = &self.context.relay.access;
+        if access
+            .at_authentication(&self.remote.peer, self.remote.address.ip())
+            .is_err()
+        {
+            return Err(Closed::Ending(Ending::Denied));
+        }
         with_pass(clock::now(), |pass, _| {
             self.ask_identity(pass);
             self.frames(&leftover.plaintext, pass)?;

@@ -21,6 +21,7 @@ use crate::{
     config::RelayConfig,
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
+        access::Standing,
         bandwidth::{Bandwidth, Due, Pace},
         connections::{Connections, Reason, Tag},
         limits::{Buffers, PeerRates, TableUsage},
@@ -163,7 +164,9 @@ impl Circuits {
         Self { buffers, ..self }
     }
 
-    /// Takes the permits for a circuit.
+    /// Takes the permits for a circuit. What the operator's trust in an end
+    /// lifts is lifted: that end's count, and for the circuit as a whole the
+    /// limits on bytes and time.
     ///
     /// # Errors
     /// [`CircuitRefusal`] names the limit; nothing is held then.
@@ -171,19 +174,28 @@ impl Circuits {
         &self,
         source: PeerId,
         destination: PeerId,
+        standings: [Standing; 2],
         now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
         if self.buffers.is_full() {
             return Err(CircuitRefusal::Memory);
         }
+        let [source_max, destination_max] = standings.map(|standing| {
+            if standing.uncapped {
+                usize::MAX
+            } else {
+                self.per_peer_max
+            }
+        });
+        let unlimited = standings.iter().any(|standing| standing.unlimited);
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
             .sources
-            .try_acquire(source, self.per_peer_max)
+            .try_acquire(source, source_max)
             .map_err(|_| CircuitRefusal::Source)?;
         let destination_permit = self
             .destinations
-            .try_acquire(destination, self.per_peer_max)
+            .try_acquire(destination, destination_max)
             .map_err(|_| CircuitRefusal::Destination)?;
         // Taken back when the circuit is dropped.
         for peer in [source, destination] {
@@ -191,8 +203,8 @@ impl Circuits {
         }
         Ok(Arc::new(Circuit {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
-            bytes_max: self.bytes_max,
-            duration_max: self.duration_max,
+            bytes_max: self.bytes_max.filter(|_| !unlimited),
+            duration_max: self.duration_max.filter(|_| !unlimited),
             connections: Arc::clone(&self.connections),
             pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
@@ -231,9 +243,13 @@ impl Circuits {
         self.rates.usage()
     }
 
-    /// The limit as peers are told it; absent if there is none.
+    /// The limit as peers of this standing are told it; absent if there is
+    /// none.
     #[must_use]
-    pub fn limit(&self) -> Option<Limit> {
+    pub fn limit(&self, standing: Standing) -> Option<Limit> {
+        if standing.unlimited {
+            return None;
+        }
         wire_limit(self.duration_max, self.bytes_max)
     }
 

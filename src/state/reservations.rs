@@ -19,6 +19,7 @@ use crate::{
     config::RelayConfig,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
+        access::Standing,
         connections::{ConnectionId, Connections, Reason, Tag},
         limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
@@ -126,7 +127,7 @@ impl Reservations {
     ///
     /// A renewal from another address keeps counting where the reservation
     /// was made: moving is not a way around the limits, nor a way to lose a
-    /// place one has.
+    /// place one has. Whom the operator trusts counts in the total only.
     ///
     /// # Errors
     /// [`ReservationRefusal`] names the limit; what the peer had stays.
@@ -135,10 +136,13 @@ impl Reservations {
         peer: PeerId,
         address: IpAddr,
         connection: ConnectionId,
+        standing: Standing,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
-        let asked = self.rates.take(&peer, now);
-        asked.map_err(|_| ReservationRefusal::Rate)?;
+        if !standing.uncapped {
+            let asked = self.rates.take(&peer, now);
+            asked.map_err(|_| ReservationRefusal::Rate)?;
+        }
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
@@ -155,7 +159,7 @@ impl Reservations {
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
-        let permits = self.permits(address)?;
+        let permits = self.permits(address, standing)?;
         // As long as it is in the table, or will be in a moment, it protects.
         self.connections.protect(peer, Reason::Reservation);
         self.connections.credit(&peer, Tag::Reserved, now);
@@ -252,9 +256,9 @@ impl Reservations {
         self.total.taken() == 0 && self.hosts.is_empty() && self.networks.is_empty()
     }
 
-    fn permits(&self, address: IpAddr) -> Result<Permits, ReservationRefusal> {
+    fn permits(&self, address: IpAddr, standing: Standing) -> Result<Permits, ReservationRefusal> {
         let total = self.total.try_reserve().ok_or(ReservationRefusal::Total)?;
-        let (host, network) = match Origin::of(address) {
+        let (host, network) = match Origin::of(address).filter(|_| !standing.uncapped) {
             None => (None, None),
             Some(origin) => {
                 let host = self

@@ -145,6 +145,8 @@ pub enum GoAwayCode {
     ResourceLimit = 0x1001,
     /// There are too many connections, and others matter more.
     GarbageCollected = 0x1005,
+    /// The operator does not want the peer.
+    Gated = 0x1007,
 }
 
 impl GoAwayCode {
@@ -157,6 +159,7 @@ impl GoAwayCode {
             2 => Some(Self::Internal),
             0x1001 => Some(Self::ResourceLimit),
             0x1005 => Some(Self::GarbageCollected),
+            0x1007 => Some(Self::Gated),
             _ => None,
         }
     }

@@ -74,7 +74,7 @@ async fn what_is_asked_behind_a_close_is_told_no() {
             .expect("connected");
         let circuits = &server.context.relay.circuits;
         let circuit = circuits
-            .open(PeerId::random(), peer.id, clock::now())
+            .open(PeerId::random(), peer.id, Default::default(), clock::now())
             .expect("room");
         let other = Arc::new(Other::default());
         // One poll of the connection's task finds all three.

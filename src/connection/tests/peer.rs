@@ -26,7 +26,7 @@ use tokio::{
 use super::ear::{Ear, Heard};
 use crate::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Closed, Connection, Context, Handover, Remote},
     engine::{
         batch::Batch,
@@ -143,7 +143,11 @@ impl Server {
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses);
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(
                 &config.relay,
                 Arc::clone(&connections),

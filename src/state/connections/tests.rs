@@ -14,6 +14,7 @@ use crate::{
         Transport,
     },
     state::{
+        access::Standing,
         circuits::{Circuit, Circuits},
         leg::{Effects, Gone, Leg, StreamKey},
         limits::{ConnectionPermit, Limits},
@@ -382,11 +383,16 @@ impl Everything {
         let now = clock::now();
         match step % 4 {
             0 => {
-                let _ = self.reservations.reserve(held.peer, REMOTE, held.id, now);
+                let _ =
+                    self.reservations
+                        .reserve(held.peer, REMOTE, held.id, Standing::default(), now);
             }
             1 => self.peers.learn(held.peer, held.id, None, [], []),
             2 => {
-                held.circuit = self.circuits.open(held.peer, target, now).ok();
+                held.circuit = self
+                    .circuits
+                    .open(held.peer, target, Default::default(), now)
+                    .ok();
                 if let Some(circuit) = &held.circuit {
                     circuit.started();
                 }
