@@ -23,14 +23,14 @@ use crate::{
         addresses::Addresses,
         circuits::Circuits,
         connections::{Connections, Marks},
-        limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
+        limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
     store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{access, shutdown, supervisor::Supervisor, trimmer, worker};
+use super::{access, observe::observe, shutdown, supervisor::Supervisor, trimmer, worker};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -52,13 +52,16 @@ impl Server {
     /// # Errors
     /// What the operator has to change, named by its key; or the system's
     /// refusal.
-    pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        loaded: &Loaded,
+        identity: Identity,
+        systems: Option<AsnDatabase>,
+    ) -> anyhow::Result<Self> {
         let config = &loaded.config;
         raise_descriptor_limit();
         for note in loaded.notes() {
             tracing::warn!("{note}");
         }
-        let systems = open_asn_database(loaded)?;
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -291,51 +294,6 @@ async fn bind_admin(
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
-}
-
-/// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
-    let store = Arc::clone(store);
-    let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
-    let context = Arc::downgrade(&shared.context);
-    metrics.before_scrape(move |metrics| {
-        let Some(context) = context.upgrade() else {
-            return;
-        };
-        let (protocols, agents) = context.peers.interned();
-        metrics.identify.set_interned(protocols, agents);
-        let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
-        let usage = limits.usage();
-        let [streams, ping, identify, push, hop] = context.streams.usage();
-        let pair = |level: Level| (level.taken, level.max);
-        metrics.limits.set_limits([
-            pair(usage.total),
-            pair(usage.transient),
-            pair(buffers.usage()),
-            (reservations.count(), reservations.max()),
-            (circuits.open_count(), circuits.max()),
-            pair(streams),
-            pair(ping),
-            pair(identify),
-            pair(push),
-            pair(hop),
-        ]);
-        let table = |usage: TableUsage| (pair(usage.groups), usage.overflow);
-        metrics.limits.set_tables([
-            table(usage.hosts),
-            table(usage.sites),
-            table(usage.prefixes),
-            table(usage.systems),
-            table(reservations.rates_usage()),
-            table(circuits.rates_usage()),
-        ]);
-        metrics
-            .circuits
-            .set_metered_peers(circuits.bandwidth().peers());
-        trimmer::observe(metrics, &context.connections);
-        metrics.store.set_file_bytes(store.file_bytes());
-        context.relay.access.observe();
-    });
 }
 
 /// Sweeps expired reservations, a stripe a second, and keeps the service

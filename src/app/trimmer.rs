@@ -12,9 +12,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     clock,
-    metrics::{Metrics, TrimMetrics},
+    metrics::TrimMetrics,
     state::{
-        connections::{Cause, Connections, Outcome, Plan, Pressure, Reading, Reason},
+        connections::{Cause, Connections, Outcome, Plan, Pressure, Reading},
         leg::Ending,
     },
 };
@@ -44,8 +44,7 @@ const REST: Duration = Duration::from_secs(10);
 /// Stripes copied before others get their turn.
 const STRIPES_AT_ONCE: usize = 8;
 
-/// The task that trims this server's connections, and the levels beside it in
-/// the metrics; `memory_max` is in bytes.
+/// The task that trims this server's connections; `memory_max` is in bytes.
 pub(super) fn task(
     shared: &Shared,
     memory_max: Option<u64>,
@@ -63,15 +62,6 @@ pub(super) fn task(
         rest_until: None,
     };
     trimmer.run(MemoryProbe::new())
-}
-
-/// Brings the gauges up to date.
-pub(super) fn observe(metrics: &Metrics, connections: &Connections) {
-    metrics.trimming.set_levels(
-        connections.peers(),
-        connections.open().saturating_sub(connections.staying()),
-        Reason::ALL.map(|reason| connections.protected(reason)),
-    );
 }
 
 /// The trimming task.

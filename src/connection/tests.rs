@@ -10,5 +10,6 @@ mod muxers;
 mod pacing;
 mod patience;
 mod peer;
+mod refusals;
 mod services;
 mod trimming;

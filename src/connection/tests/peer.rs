@@ -27,7 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::{AccessLists, Config},
-    connection::{Closed, Connection, Context, Handover, Remote},
+    connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
         demux::{Side, StreamId},
@@ -43,7 +43,7 @@ use crate::{
         addresses::Addresses,
         circuits::Circuits,
         connections::{Connections, Marks},
-        limits::{Limits, StreamLimits},
+        limits::{Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
     wire::{
@@ -120,6 +120,7 @@ async fn breathe() {
 /// What connections share, without a listener.
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
+    pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
     /// What the kernel holds of a connection in each direction. Little, so that
     /// a peer that does not read is felt soon; but less than a segment of
@@ -142,6 +143,8 @@ impl Server {
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses);
+        let buffers = Buffers::new(config.connections.buffers_max);
+        pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,
@@ -157,7 +160,8 @@ impl Server {
                 &config.relay,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.circuits),
-            ),
+            )
+            .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -173,6 +177,7 @@ impl Server {
                 metrics,
                 streams,
             )),
+            buffers,
             limits: Limits::new(&config.connections),
             kernel_bytes: 32 * 1024,
         }
@@ -308,6 +313,8 @@ impl Server {
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
         assert_eq!(self.limits.usage().peers, 0, "peers with connections");
         assert!(context.streams.is_clear(), "stream permits");
+        let buffers = self.buffers.taken() + pool::untold();
+        assert_eq!(buffers, 0, "bytes in buffers");
         for gauge in [
             "waystation_streams",
             "waystation_connections",
