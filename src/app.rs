@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod logging;
+mod peers;
 mod server;
 mod shutdown;
 mod supervisor;

@@ -15,6 +15,7 @@ mod identify;
 mod labels;
 mod listener;
 mod muxers;
+mod peerstore;
 mod pools;
 mod process;
 mod pulled;
@@ -37,6 +38,7 @@ pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
 pub use listener::{ListenerMetrics, SocketGuard};
 pub use muxers::MuxerMetrics;
+pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
@@ -62,6 +64,7 @@ pub struct Metrics {
     pub relay: Arc<RelayMetrics>,
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
+    pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
@@ -89,6 +92,7 @@ impl Metrics {
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
+        let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
@@ -101,6 +105,7 @@ impl Metrics {
             relay,
             circuits,
             identify,
+            peerstore,
             pools,
             registry,
             declared,

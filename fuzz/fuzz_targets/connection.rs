@@ -27,7 +27,7 @@ use waystation::{
     service::{Menu, hop::Relay, identify::Answer},
     state::{
         access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
-        reservations::Reservations,
+        peerstore::Peerstore, reservations::Reservations,
     },
 };
 
@@ -60,10 +60,15 @@ impl Server {
             identity,
             addresses,
         };
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, metrics, 256)),
+            context: Arc::new(Context::new(menu, answer, relay, peerstore, metrics, 256)),
             limits: Limits::new(&config.connections),
         }
     }
@@ -106,7 +111,10 @@ impl Server {
             drop(connection);
         });
         assert_eq!(self.context.registry.peers(), 0);
-        assert!(self.context.peers.is_empty());
+        let peerstore = &self.context.peerstore;
+        let later = clock::now() + std::time::Duration::from_secs(7 * 24 * 60 * 60);
+        (0..peerstore.stripes()).for_each(|stripe| drop(peerstore.sweep(stripe, later)));
+        assert!(peerstore.is_empty());
         assert!(self.context.relay.reservations.is_clear());
         assert!(self.context.relay.circuits.is_clear());
     }

@@ -25,7 +25,7 @@ use crate::{
     upgrade::UpgradeContext,
 };
 
-use super::{shutdown, supervisor::Supervisor, worker};
+use super::{peers, shutdown, supervisor::Supervisor, worker};
 
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
@@ -172,6 +172,7 @@ fn context(
         menu,
         answer,
         relay,
+        peers::open(&config.peerstore, metrics),
         Arc::clone(metrics),
         config.connections.streams_max,
     )
@@ -214,16 +215,21 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
             .listener
             .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
         if let Some(context) = context.upgrade() {
-            let (protocols, agents) = context.peers.interned();
-            metrics.identify.set_interned(protocols, agents);
+            let usage = context.peerstore.usage();
+            metrics.identify.set_interned(usage.protocols, usage.agents);
+            let (peers, addresses) = (usage.peers, usage.addresses);
+            metrics
+                .peerstore
+                .set_usage(peers, addresses, usage.bytes, usage.changed);
         }
     });
 }
 
-/// Sweeps expired reservations, a stripe a second, and keeps the service
+/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
 async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
     let reservations = &shared.context.relay.reservations;
+    let peerstore = &shared.context.peerstore;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().is_some();
@@ -232,7 +238,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         ticks.tick().await;
         let now = clock::now();
         reservations.sweep(stripe, now);
-        stripe = (stripe + 1) % reservations.stripes();
+        peerstore.sweep(stripe, now);
+        // Both take a stripe modulo how many they have.
+        stripe = stripe.wrapping_add(1);
         shared.limits.sweep(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();

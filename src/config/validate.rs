@@ -18,6 +18,10 @@ use super::{Config, ConfigError, Fault, Loaded};
 const STREAMS_MAX: usize = 448;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Addresses for each known peer, by default.
+const ADDRESSES_PER_PEER: usize = 10;
+/// Longest time that anything is remembered: half of what the peerstore counts.
+const REMEMBERED_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
@@ -76,10 +80,12 @@ const NESTED: &[(Count, Count)] = &[
 /// defaults to the limits around them.
 pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     let faults = fit_nested(loaded);
+    fit_peerstore(loaded);
     let mut check = Check { loaded, faults };
     check.ranges();
     check.listen();
     check.announce();
+    check.peerstore();
     check.log();
     check.faults
 }
@@ -128,6 +134,23 @@ fn fit_nested(loaded: &mut Loaded) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Raises the defaults of the peerstore to what the connections need.
+fn fit_peerstore(loaded: &mut Loaded) {
+    let is_default = |key| !loaded.origins.contains_key(key);
+    let (peers, addresses) = (
+        is_default("peerstore.peers_max"),
+        is_default("peerstore.addresses_max"),
+    );
+    let (connections, peerstore) = (loaded.config.connections.max, &mut loaded.config.peerstore);
+    if peers {
+        peerstore.peers_max = peerstore.peers_max.max(connections.saturating_mul(2));
+    }
+    if addresses {
+        let wanted = peerstore.peers_max.saturating_mul(ADDRESSES_PER_PEER);
+        peerstore.addresses_max = peerstore.addresses_max.max(wanted);
+    }
 }
 
 /// One pass over the rules for single sections.
@@ -230,6 +253,44 @@ impl Check<'_> {
             });
             if let Some(fault) = fault {
                 self.refuse("announce.addresses", &format!("{address} {fault}"));
+            }
+        }
+    }
+
+    fn peerstore(&mut self) {
+        let config = &self.loaded.config;
+        let peerstore = &config.peerstore;
+        if peerstore.peers_max < config.connections.max {
+            let reason = format!(
+                "is below connections.max = {} from {}: peers that are connected are known",
+                config.connections.max,
+                self.loaded.origin("connections.max")
+            );
+            self.refuse("peerstore.peers_max", &reason);
+        }
+        self.within("peerstore.peers_max", peerstore.peers_max, 1, COUNT_MAX * 2);
+        self.within(
+            "peerstore.addresses_max",
+            peerstore.addresses_max,
+            1,
+            COUNT_MAX * 2 * ADDRESSES_PER_PEER,
+        );
+        for (key, span) in [
+            ("peerstore.recent_ttl", peerstore.recent_ttl),
+            ("peerstore.discovered_ttl", peerstore.discovered_ttl),
+        ] {
+            if span < Duration::from_secs(60) || span > REMEMBERED_MAX {
+                self.refuse(key, "must be at least 1m and at most 10 years");
+            }
+        }
+        if peerstore.write_interval < Duration::from_millis(100) {
+            self.refuse("peerstore.write_interval", "must be at least 100ms");
+        }
+        for address in &peerstore.permanent_peers {
+            let last = address.iter().last();
+            if address.iter().count() < 2 || !matches!(last, Some(Protocol::P2p(_))) {
+                let reason = format!("{address} is not an address that ends in /p2p/PEER-ID");
+                self.refuse("peerstore.permanent_peers", &reason);
             }
         }
     }

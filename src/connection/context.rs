@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{peers::Peers, registry::Registry},
+    state::{peerstore::Peerstore, registry::Registry},
 };
 
 /// The server, as its connections see it.
@@ -27,8 +27,8 @@ pub struct Context {
     pub relay: Relay,
     /// Who is connected.
     pub registry: Registry,
-    /// What peers say of themselves.
-    pub peers: Peers,
+    /// The peers we have met.
+    pub peerstore: Peerstore,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
     /// Streams that a peer may have open.
@@ -43,6 +43,7 @@ impl Context {
         menu: Menu,
         answer: Answer,
         relay: Relay,
+        peerstore: Peerstore,
         metrics: Arc<Metrics>,
         streams_max: usize,
     ) -> Self {
@@ -51,7 +52,7 @@ impl Context {
             answer,
             relay,
             registry: Registry::default(),
-            peers: Peers::default(),
+            peerstore,
             metrics,
             streams_max,
             draining: AtomicBool::new(false),

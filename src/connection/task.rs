@@ -130,6 +130,7 @@ impl Connection {
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
         let id = context.registry.register(remote.peer, link);
+        context.peerstore.connected(&remote.peer, id, clock::now());
         let connection = Self {
             context,
             remote,
@@ -218,7 +219,8 @@ impl Connection {
         let peer = &self.remote.peer;
         if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
-            self.context.peers.forget(peer, newest);
+            let (peerstore, address) = (&self.context.peerstore, self.remote.address);
+            peerstore.disconnected(peer, newest, address, clock::now());
         }
         with_pass(clock::now(), |pass, _| {
             let commands = self.egress.close(closed.go_away(), pass.effects);

@@ -3,9 +3,11 @@
 //!
 //! Our own message is made once for each kind of peer and only the observed
 //! address is put behind it. Bounds: our message is at most 4,000 bytes, which
-//! is what rust-libp2p reads; a peer's at most 8 KiB each, nine of them.
+//! is what rust-libp2p reads; a peer's at most 8 KiB each, nine of them, of which
+//! as much is kept until the last as one can hold. What of it is worth keeping
+//! longer, the peerstore decides.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
 use multiaddr::{Multiaddr, Protocol};
@@ -15,8 +17,7 @@ use crate::{
     service::{Menu, gather::Gather},
     state::{
         addresses::{Addresses, Reach},
-        peers::Peers,
-        registry::ConnectionId,
+        peerstore::{Announcement, Peerstore, Speaker},
     },
     wire::{
         DecodeError,
@@ -71,6 +72,7 @@ impl Answer {
             protocol_version: Some(PROTOCOL_VERSION),
             agent_version: Some(AGENT),
             signed_peer_record: None,
+            dropped: (0, 0),
         }
         .encode_split(output);
     }
@@ -99,6 +101,10 @@ pub enum ListenError {
     OtherPeer,
 }
 
+/// Bytes of addresses, and of protocol ids, that one answer may bring, over all
+/// of its messages: what the largest single one can hold.
+const SAID_MAX: usize = MAX_MESSAGE;
+
 /// Listens to what one peer says of itself, over one or more messages.
 #[derive(Debug, Default)]
 pub struct Listener {
@@ -110,8 +116,13 @@ pub struct Listener {
 #[derive(Debug, Default)]
 struct Said {
     agent: Option<String>,
-    protocols: Vec<String>,
-    addresses: Vec<Vec<u8>>,
+    /// Protocol ids, one a line.
+    protocols: String,
+    /// Addresses, each behind its length in two bytes.
+    addresses: Vec<u8>,
+    record: Option<Box<[u8]>>,
+    /// Addresses and protocols beyond the bounds.
+    dropped: (usize, usize),
 }
 
 impl Listener {
@@ -139,32 +150,32 @@ impl Listener {
         Ok(())
     }
 
-    /// The peer has ended its direction: keeps what it said.
+    /// The peer has ended its direction: keeps what it said. An answer to a
+    /// question is `complete`; a push may tell only what has changed.
     ///
     /// # Errors
     /// [`ListenError::Truncated`] if it ended in the middle.
     pub fn finish(
         &self,
-        peer: PeerId,
-        connection: ConnectionId,
-        peers: &Peers,
+        speaker: &Speaker,
+        complete: bool,
+        peerstore: &Peerstore,
+        now: Instant,
     ) -> Result<(), ListenError> {
         if self.messages == 0 || self.gather.has_begun() {
             return Err(ListenError::Truncated);
         }
-        let Said {
-            agent,
-            protocols,
-            addresses,
-        } = &self.said;
-        tracing::debug!(%peer, agent = agent.as_deref(), protocols = protocols.len(), "identified");
-        peers.learn(
-            peer,
-            connection,
-            agent.as_deref(),
-            protocols.iter().map(String::as_str),
-            addresses.iter().map(Vec::as_slice),
-        );
+        let said = &self.said;
+        tracing::debug!(peer = %speaker.peer, agent = said.agent.as_deref(), "identified");
+        peerstore.cut(said.dropped.0, said.dropped.1);
+        let announcement = Announcement {
+            agent: said.agent.as_deref(),
+            protocols: Some(&*said.protocols).filter(|lines| !lines.is_empty()),
+            addresses: said.addresses(),
+            complete,
+            record: said.record.as_deref(),
+        };
+        peerstore.announced(speaker, announcement, now);
         Ok(())
     }
 }
@@ -183,13 +194,39 @@ impl Said {
         if let Some(agent) = message.agent_version {
             self.agent = Some(agent.to_owned());
         }
-        if self.protocols.is_empty() {
-            self.protocols = message.protocols.iter().map(ToString::to_string).collect();
+        self.dropped.0 += message.dropped.0;
+        self.dropped.1 += message.dropped.1;
+        for name in &message.protocols {
+            // A name with a line break in it is none.
+            if name.contains('\n') || self.protocols.len() + name.len() + 1 > SAID_MAX {
+                self.dropped.1 += 1;
+            } else {
+                self.protocols.push_str(name);
+                self.protocols.push('\n');
+            }
         }
-        if self.addresses.is_empty() {
-            let kept = message.listen_addrs.iter();
-            self.addresses = kept.map(|address| address.to_vec()).collect();
+        for address in &message.listen_addrs {
+            match u16::try_from(address.len()) {
+                Ok(length) if self.addresses.len() + 2 + address.len() <= SAID_MAX => {
+                    self.addresses.extend_from_slice(&length.to_be_bytes());
+                    self.addresses.extend_from_slice(address);
+                }
+                _ => self.dropped.0 += 1,
+            }
+        }
+        if let Some(record) = message.signed_peer_record {
+            self.record = Some(record.into());
         }
         Ok(())
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.addresses[..];
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk::<2>()?;
+            let (address, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
+            rest = after;
+            Some(address)
+        })
     }
 }

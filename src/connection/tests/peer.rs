@@ -40,7 +40,7 @@ use crate::{
     service::{Menu, hop::Relay, identify::Answer, ping},
     state::{
         access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
-        reservations::Reservations,
+        peerstore::Peerstore, reservations::Reservations,
     },
     wire::{
         multistream::{self, Message},
@@ -143,8 +143,20 @@ impl Server {
             addresses,
         };
         let streams_max = config.connections.streams_max;
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
-            context: Arc::new(Context::new(menu, answer, relay, metrics, streams_max)),
+            context: Arc::new(Context::new(
+                menu,
+                answer,
+                relay,
+                peerstore,
+                metrics,
+                streams_max,
+            )),
             limits: Limits::new(&config.connections),
         }
     }
@@ -271,7 +283,12 @@ impl Server {
         assert_eq!(context.registry.peers(), 0, "peers");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
-        assert!(context.peers.is_empty(), "what peers said");
+        let peerstore = &context.peerstore;
+        // What is not connected any more expires.
+        let later = clock::now() + Duration::from_secs(7 * 24 * 60 * 60);
+        (0..peerstore.stripes()).for_each(|stripe| drop(peerstore.sweep(stripe, later)));
+        assert!(peerstore.is_empty(), "peers that count as connected");
+        assert_eq!(peerstore.usage().bytes.0, 0, "what is left of them");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
         for gauge in [
             "waystation_streams",

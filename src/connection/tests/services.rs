@@ -3,10 +3,12 @@
 use libp2p_identity::PeerId;
 
 use super::peer::{MUXERS, Peer, Server, agreement};
+use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, negotiate::ROUNDS_MAX};
 use crate::identity::Identity;
 use crate::service::{identify, ping};
+use crate::state::peerstore::Class;
 use crate::wire::{
     hex,
     identify::Identify,
@@ -221,9 +223,11 @@ async fn what_a_peer_says_of_itself_is_kept() {
                 }
                 peer.finish(stream);
                 peer.until_finished(stream).await;
-                let known = server.context.peers.get(&peer.id).expect("known");
+                let peerstore = &server.context.peerstore;
+                let known = peerstore.get(&peer.id, clock::now()).expect("known");
                 assert_eq!(known.agent.as_deref(), Some("agent/1"));
-                assert_eq!(known.addresses().count(), 1, "the one that can be read");
+                assert_eq!(known.addresses.len(), 1, "the one that can be read");
+                assert_eq!(known.addresses[0].class, Class::Connected);
                 peer.assert_alive().await;
                 peer.leave().await;
                 server.assert_clear();
@@ -260,7 +264,9 @@ async fn what_is_no_identify_message_resets_its_stream_and_nothing_is_kept() {
                     peer.finish(stream);
                 }
                 peer.until_reset(stream).await;
-                assert!(server.context.peers.is_empty(), "{what}");
+                let peerstore = &server.context.peerstore;
+                let known = peerstore.get(&peer.id, clock::now()).expect("connected");
+                assert_eq!((known.agent, known.addresses.len()), (None, 0), "{what}");
                 peer.assert_alive().await;
                 peer.leave().await;
                 server.assert_clear();
