@@ -22,3 +22,4 @@ pub mod peerstore;
 pub mod registry;
 pub mod reservations;
 pub mod striped;
+mod sync;

@@ -133,6 +133,17 @@ impl Declarations {
         histogram
     }
 
+    /// A histogram that the whole process shares.
+    pub(super) fn shared_histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        histogram: &Histogram,
+    ) {
+        self.remember(Kind::Histogram, name, help, &[]);
+        self.admit(histogram.clone());
+    }
+
     /// Families whose values are read together at each scrape; a value of
     /// `None` leaves its family out.
     pub(super) fn pulled<const N: usize>(
