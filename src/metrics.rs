@@ -23,6 +23,7 @@ mod pulled;
 mod reference;
 mod relay;
 mod sharded;
+mod store;
 mod streams;
 mod upgrade;
 
@@ -44,6 +45,7 @@ pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
+pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
@@ -68,6 +70,7 @@ pub struct Metrics {
     pub identify: Arc<IdentifyMetrics>,
     pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub store: Arc<StoreMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -97,6 +100,7 @@ impl Metrics {
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let store = Arc::new(StoreMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -110,6 +114,7 @@ impl Metrics {
             identify,
             peerstore,
             pools,
+            store,
             registry,
             declared,
             refresh: OnceLock::new(),

@@ -22,6 +22,7 @@ use crate::{
         access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
         reservations::Reservations,
     },
+    store::Store,
     upgrade::UpgradeContext,
 };
 
@@ -62,6 +63,7 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
         let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
@@ -72,7 +74,7 @@ impl Server {
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        observe(&metrics, &shared);
+        observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -146,6 +148,22 @@ impl Server {
     }
 }
 
+/// The store, with a line about a file that could not be used.
+fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
+    let directory = &loaded.config.state.directory;
+    let opened = Store::open(directory, Arc::clone(&metrics.store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    if let Some(aside) = opened.set_aside {
+        tracing::warn!(
+            file = %aside.from.display(),
+            reason = %aside.reason,
+            kept_as = %aside.path.display(),
+            "the store cannot be used and was set aside; starting with an empty one"
+        );
+    }
+    Ok(Arc::new(opened.store))
+}
+
 fn context(
     config: &Config,
     identity: &Identity,
@@ -204,7 +222,8 @@ async fn bind_admin(
 }
 
 /// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
+fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
+    let store = Arc::clone(store);
     let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
     metrics.before_scrape(move |metrics| {
         let usage = limits.usage();
@@ -214,6 +233,7 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
         metrics
             .listener
             .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
+        metrics.store.set_file_bytes(store.file_bytes());
         if let Some(context) = context.upgrade() {
             let usage = context.peerstore.usage();
             metrics.identify.set_interned(usage.protocols, usage.agents);
