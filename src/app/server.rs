@@ -40,6 +40,8 @@ pub(super) struct Server {
     health: Arc<Health>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    store: Arc<Store>,
+    write_interval: Duration,
     drain_timeout: Duration,
 }
 
@@ -68,7 +70,7 @@ impl Server {
         let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics)),
+            context: Arc::new(context(config, &identity, addresses, &metrics, &store)),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::new(&config.connections),
             accepting: CancellationToken::new(),
@@ -92,6 +94,8 @@ impl Server {
             health,
             shared,
             workers,
+            store,
+            write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
         })
     }
@@ -132,6 +136,9 @@ impl Server {
                 () = housekeeping => {}
             }
         });
+        let context = Arc::clone(&self.shared.context);
+        let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
+        supervisor.spawn("peers", writing);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -169,6 +176,7 @@ fn context(
     identity: &Identity,
     addresses: Addresses,
     metrics: &Arc<Metrics>,
+    store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
     let answer = Answer::new(identity, &menu, &addresses);
@@ -190,7 +198,7 @@ fn context(
         menu,
         answer,
         relay,
-        peers::open(&config.peerstore, metrics),
+        peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
         config.connections.streams_max,
     )

@@ -66,9 +66,10 @@ impl PeerKey {
             Self::Ed25519(key) => (&[IDENTITY, 36, 8, 1, 0x12, 32], key),
             Self::Secp256k1(key) => (&[IDENTITY, 37, 8, 2, 0x12, 33], key),
             Self::Sha256(hash) => (&[SHA2_256, 32], hash),
-            Self::Identity(padded, length) => {
-                (&[IDENTITY, *length], &padded[..usize::from(*length).min(32)])
-            }
+            Self::Identity(padded, length) => (
+                &[IDENTITY, *length],
+                &padded[..usize::from(*length).min(32)],
+            ),
         };
         [head, tail].concat()
     }

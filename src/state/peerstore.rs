@@ -26,7 +26,9 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::config::PeerstoreConfig;
 use crate::metrics::PeerstoreMetrics;
-use crate::state::{addresses::Reach, peer_key::PeerKey, registry::ConnectionId, striped::StripedMap};
+use crate::state::{
+    addresses::Reach, peer_key::PeerKey, registry::ConnectionId, striped::StripedMap,
+};
 
 pub use announce::{Announcement, Speaker};
 pub use entry::{ADDRESSES_KEPT, ADDRESSES_MAX};

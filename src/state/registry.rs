@@ -107,3 +107,14 @@ impl Registry {
         self.peers.len()
     }
 }
+
+#[cfg(test)]
+pub(in crate::state) mod tests_support {
+    //! Ids for tests of what is kept by connection.
+
+    use super::ConnectionId;
+
+    pub(in crate::state) fn connection(number: u64) -> ConnectionId {
+        ConnectionId(number)
+    }
+}

@@ -108,7 +108,11 @@ impl Peerstore {
             }
             if let (Judged::New(claim), Some(bytes)) = (&record, announcement.record) {
                 // Of two at once the newer one stays.
-                if entry.record.as_ref().is_none_or(|held| held.seq < claim.seq()) {
+                if entry
+                    .record
+                    .as_ref()
+                    .is_none_or(|held| held.seq < claim.seq())
+                {
                     entry.certify(claim.seq(), bytes);
                 }
             }

@@ -69,7 +69,10 @@ impl Beside {
     /// The first `max` peers that stand in buckets before `end`.
     pub(super) fn first(&self, max: usize, end: u32) -> Vec<(u32, PeerKey)> {
         let lists = self.0.lock();
-        let before = lists.expiring.iter().take_while(|(bucket, _)| *bucket < end);
+        let before = lists
+            .expiring
+            .iter()
+            .take_while(|(bucket, _)| *bucket < end);
         before.take(max).copied().collect()
     }
 
