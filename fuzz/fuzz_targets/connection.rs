@@ -50,7 +50,7 @@ impl Server {
         let metrics = Metrics::new();
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
             access: Access::new(&config.relay),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),

@@ -130,7 +130,9 @@ fn write(peerstore: &Peerstore, metrics: &Metrics, store: &Store) -> Result<(), 
         }
     }
     round.apply()?;
-    round.prune()
+    round.prune()?;
+    metrics.peerstore.round_written();
+    Ok(())
 }
 
 /// One round of writing.

@@ -179,7 +179,7 @@ fn context(
     store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses);
+    let answer = Answer::new(identity, &menu, &addresses, clock::unix_seconds());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics

@@ -145,7 +145,8 @@ fn fit_peerstore(loaded: &mut Loaded) {
     );
     let (connections, peerstore) = (loaded.config.connections.max, &mut loaded.config.peerstore);
     if peers {
-        peerstore.peers_max = peerstore.peers_max.max(connections.saturating_mul(2));
+        let wanted = connections.saturating_mul(2).min(2 * COUNT_MAX);
+        peerstore.peers_max = peerstore.peers_max.max(wanted);
     }
     if addresses {
         let wanted = peerstore.peers_max.saturating_mul(ADDRESSES_PER_PEER);
@@ -260,10 +261,10 @@ impl Check<'_> {
     fn peerstore(&mut self) {
         let config = &self.loaded.config;
         let peerstore = &config.peerstore;
-        if peerstore.peers_max < config.connections.max {
+        let connections = config.connections.max;
+        if peerstore.peers_max < connections && connections <= COUNT_MAX {
             let reason = format!(
-                "is below connections.max = {} from {}: peers that are connected are known",
-                config.connections.max,
+                "is below connections.max = {connections} from {}: peers that are connected are known",
                 self.loaded.origin("connections.max")
             );
             self.refuse("peerstore.peers_max", &reason);
@@ -528,6 +529,30 @@ mod tests {
             error.ends_with(&format!("in the id of another peer, ours is {OWN}")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_peerstore_holds_at_least_who_is_connected() {
+        let raised = load(&["connections.max=200000"]).unwrap().config.peerstore;
+        assert_eq!(raised.peers_max, 400_000);
+        assert_eq!(raised.addresses_max, 4_000_000);
+        assert_eq!(
+            reason(&["peerstore.peers_max=1000", "connections.max=2000"]),
+            "is below connections.max = 2000 from --set: peers that are connected are known"
+        );
+        load(&["peerstore.peers_max=2000", "connections.max=2000"]).unwrap();
+    }
+
+    #[test]
+    fn permanent_peers_are_addresses_of_peers() {
+        for address in ["/ip4/192.0.2.1/tcp/4001", &format!("/p2p/{OTHER}")] {
+            assert_eq!(
+                reason(&[&format!("peerstore.permanent_peers={address}")]),
+                format!("{address} is not an address that ends in /p2p/PEER-ID")
+            );
+        }
+        let whole = format!("/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}");
+        load(&[&format!("peerstore.permanent_peers={whole}")]).unwrap();
     }
 
     #[test]

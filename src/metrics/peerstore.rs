@@ -23,6 +23,7 @@ pub struct PeerstoreMetrics {
     expired: Counters,
     sweeps: IntCounter,
     written: Counters,
+    rounds: IntCounter,
     loaded: Counters,
 }
 
@@ -103,6 +104,10 @@ impl PeerstoreMetrics {
                 "change",
                 &["put", "deleted"],
             ),
+            rounds: declare.counter(
+                "waystation_peerstore_writing_rounds_total",
+                "Times that all changes of known peers were written.",
+            ),
             loaded: declare.counters(
                 "waystation_peerstore_loaded_total",
                 "Peers found in the store at the start, by what became of them.",
@@ -135,6 +140,11 @@ impl PeerstoreMetrics {
     pub fn written(&self, put: usize, deleted: usize) {
         self.written.add("put", put);
         self.written.add("deleted", deleted);
+    }
+
+    /// All that had changed is on disk.
+    pub fn round_written(&self) {
+        self.rounds.inc();
     }
 
     /// A peer was found in the store.

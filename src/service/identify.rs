@@ -21,6 +21,7 @@ use crate::{
     },
     wire::{
         DecodeError,
+        envelope::{self, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, PeerRecord},
         identify::{Identify, MAX_MESSAGE, MAX_MESSAGES},
     },
 };
@@ -43,27 +44,34 @@ pub struct Answer {
     protocols: Vec<&'static str>,
     /// Encoded addresses, by the reach of the peer that asks.
     addresses: [Vec<Vec<u8>>; 3],
+    /// The same, each list in a record that we have signed.
+    records: [Option<Vec<u8>>; 3],
 }
 
 impl Answer {
     /// The message for these addresses and services. Addresses that do not fit
-    /// are left out.
+    /// are left out. `seq` is the sequence number of our signed record; it has
+    /// to grow from start to start, as the time does.
     #[must_use]
-    pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses) -> Self {
+    pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses, seq: u64) -> Self {
+        let addresses = Reach::ALL.map(|reach| {
+            let list = addresses.list(reach);
+            let bare = list.bare.iter().map(Multiaddr::to_vec);
+            bare.collect::<Vec<_>>()
+        });
         Self {
             public_key: identity.public_key_protobuf().to_vec(),
             protocols: menu.protocols().to_vec(),
-            addresses: Reach::ALL.map(|reach| {
-                let list = addresses.list(reach);
-                list.bare.iter().map(Multiaddr::to_vec).collect()
-            }),
+            records: addresses.each_ref().map(|list| sign(identity, list, seq)),
+            addresses,
         }
     }
 
     /// Appends the message for a peer that we see at `remote`.
     pub fn write(&self, remote: SocketAddr, output: &mut Vec<u8>) {
         let observed = observed_address(remote).to_vec();
-        let addresses = &self.addresses[Reach::of(remote.ip()) as usize];
+        let reach = Reach::of(remote.ip()) as usize;
+        let addresses = &self.addresses[reach];
         Identify {
             public_key: Some(&self.public_key),
             listen_addrs: addresses.iter().map(Vec::as_slice).collect(),
@@ -71,11 +79,31 @@ impl Answer {
             observed_addr: Some(&observed),
             protocol_version: Some(PROTOCOL_VERSION),
             agent_version: Some(AGENT),
-            signed_peer_record: None,
+            signed_peer_record: self.records[reach].as_deref(),
             dropped: (0, 0),
         }
         .encode_split(output);
     }
+}
+
+/// A record of these addresses, unless the library cannot sign; then there is
+/// none, which peers take for an older server.
+fn sign(identity: &Identity, addresses: &[Vec<u8>], seq: u64) -> Option<Vec<u8>> {
+    let mut payload = Vec::new();
+    PeerRecord {
+        peer_id: &identity.peer_id().to_bytes(),
+        seq,
+        addresses: addresses.iter().map(Vec::as_slice).collect(),
+    }
+    .encode(&mut payload);
+    let sealed = envelope::try_seal(
+        PEER_RECORD_DOMAIN,
+        PEER_RECORD_TYPE,
+        &payload,
+        identity.public_key_protobuf(),
+        |bytes| identity.sign(bytes),
+    );
+    sealed.ok().filter(|sealed| sealed.len() < MAX_MESSAGE - 8)
 }
 
 /// The address that a peer comes from, as a multiaddr.

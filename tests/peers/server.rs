@@ -32,7 +32,18 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program with these settings, and waits until it serves.
     pub(crate) fn start(settings: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::launch(tempfile::tempdir().unwrap(), settings)
+    }
+
+    /// After its end: starts it anew with the state that it has left.
+    pub(crate) fn start_again(mut self) -> Self {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let directory = std::mem::replace(&mut self.directory, elsewhere);
+        drop(self);
+        Self::launch(directory, &[])
+    }
+
+    fn launch(directory: TempDir, settings: &[&str]) -> Self {
         let configuration = directory.path().join("waystation.toml");
         fs::write(&configuration, "").unwrap();
         let log = File::create(directory.path().join("log")).unwrap();

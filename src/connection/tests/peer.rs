@@ -132,7 +132,7 @@ impl Server {
         let bound = "/ip4/203.0.113.1/tcp/4001".parse().expect("an address");
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
             access: Access::new(&config.relay),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),

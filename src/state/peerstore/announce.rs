@@ -73,13 +73,7 @@ impl Peerstore {
         };
         let now = self.scale.at(now);
         let from = Reach::of(speaker.remote.ip());
-        let agent = announcement.agent.and_then(|agent| self.agent(agent));
-        let protocols = announcement.protocols.and_then(|lines| {
-            let kept = whole_lines(lines, PROTOCOLS_MAX);
-            let dropped = lines[kept.len()..].lines().count();
-            self.refused(Refusal::Protocols, dropped);
-            self.text(&self.protocols, kept)
-        });
+        let (agent, protocols) = self.texts(&key, announcement.agent, announcement.protocols);
         let mut checked = false;
         let record = announcement.record.map_or(Judged::Nothing, |bytes| {
             self.judge(&key, bytes, now, &mut checked)
@@ -182,10 +176,41 @@ impl Peerstore {
         })
     }
 
-    fn agent(&self, agent: &str) -> Option<Arc<str>> {
-        let kept = truncate(agent, AGENT_MAX);
-        self.refused(Refusal::Agent, usize::from(kept.len() < agent.len()));
-        self.text(&self.agents, kept)
+    /// The shared copies of an agent and a protocol list; `None` for one that
+    /// is absent, that does not fit, or that is what the peer said before.
+    fn texts(
+        &self,
+        key: &PeerKey,
+        agent: Option<&str>,
+        protocols: Option<&str>,
+    ) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let agent = agent.map(|agent| {
+            let kept = truncate(agent, AGENT_MAX);
+            self.refused(Refusal::Agent, usize::from(kept.len() < agent.len()));
+            kept
+        });
+        let protocols = protocols.map(|lines| {
+            let kept = whole_lines(lines, PROTOCOLS_MAX);
+            let dropped = lines[kept.len()..].lines().count();
+            self.refused(Refusal::Protocols, dropped);
+            kept
+        });
+        // Most who come back say what they said before: the tables that all
+        // peers share are asked only about what is new.
+        let (same_agent, same_protocols) = self.peers.with(key, |entry| {
+            entry.map_or((false, false), |entry| {
+                (
+                    agent.is_some() && entry.agent.as_deref() == agent,
+                    protocols.is_some() && entry.protocols.as_deref() == protocols,
+                )
+            })
+        });
+        let agent = agent.filter(|_| !same_agent);
+        let protocols = protocols.filter(|_| !same_protocols);
+        (
+            agent.and_then(|agent| self.text(&self.agents, agent)),
+            protocols.and_then(|lines| self.text(&self.protocols, lines)),
+        )
     }
 
     fn text(&self, interner: &Interner, text: &str) -> Option<Arc<str>> {
