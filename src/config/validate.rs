@@ -538,7 +538,7 @@ mod tests {
         assert_eq!(raised.addresses_max, 4_000_000);
         assert_eq!(
             reason(&["peerstore.peers_max=1000", "connections.max=2000"]),
-            "is below connections.max = 2000 from --set: peers that are connected are known"
+            "is below connections.max = 2000 from flag --set: peers that are connected are known"
         );
         load(&["peerstore.peers_max=2000", "connections.max=2000"]).unwrap();
     }

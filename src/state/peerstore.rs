@@ -11,8 +11,10 @@ mod budget;
 mod entry;
 mod filter;
 mod intern;
+mod known;
 mod order;
 mod packed;
+mod refusal;
 mod saved;
 mod signed;
 mod upkeep;
@@ -32,8 +34,10 @@ use crate::state::{
 
 pub use announce::{Announcement, Speaker};
 pub use entry::{ADDRESSES_KEPT, ADDRESSES_MAX};
+pub use known::{Known, KnownAddress};
 pub use order::Changes;
 pub use packed::{ADDRESS_BYTES_MAX, Class, Source};
+pub use refusal::Refusal;
 pub use saved::{LoadError, Wall};
 pub use signed::RECORD_BYTES_MAX;
 
@@ -41,7 +45,7 @@ use budget::{Budget, Weight};
 use entry::{Entry, Recent};
 use intern::Interner;
 use order::{Beside, UNQUEUED};
-use packed::{Packed, Seconds};
+use packed::Seconds;
 
 /// Bytes of agents and of protocol lists that are kept in all, each.
 const INTERNED_MAX: usize = 8 * 1024 * 1024;
@@ -66,102 +70,6 @@ pub struct Peerstore {
     recent: Recent,
     discovered: Seconds,
     metrics: Arc<PeerstoreMetrics>,
-}
-
-/// Why something that a peer announced was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// An address that cannot be read.
-    Malformed,
-    /// An address of more than 255 bytes.
-    TooLong,
-    /// An address that ends in another peer's id.
-    OtherPeer,
-    /// A private address of a public peer, or a loopback one of one that is
-    /// not on this host.
-    Private,
-    /// An address that nobody can dial.
-    Unreachable,
-    /// More addresses than are kept of a peer.
-    Addresses,
-    /// More protocols than are kept of a peer.
-    Protocols,
-    /// The end of a long agent string.
-    Agent,
-    /// An agent or a protocol list for which the tables have no room.
-    Texts,
-    /// A record that cannot be read, or another kind of record.
-    RecordMalformed,
-    /// A record of more than 4 KiB.
-    RecordTooLarge,
-    /// A record about another peer.
-    RecordForeign,
-    /// A record that the peer has not signed.
-    RecordSignature,
-    /// A record that is not newer than the one that is held.
-    RecordSequence,
-    /// A record too soon after the last.
-    RecordRate,
-    /// A peer for which there is no room.
-    Peer,
-    /// Addresses or a record for which there is no room.
-    Memory,
-}
-
-impl Refusal {
-    /// Value of the metric's label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-            Self::OtherPeer => "other_peer",
-            Self::Private => "private",
-            Self::Unreachable => "unreachable",
-            Self::Addresses => "addresses",
-            Self::Protocols => "protocols",
-            Self::Agent => "agent",
-            Self::Texts => "texts",
-            Self::RecordMalformed => "record_malformed",
-            Self::RecordTooLarge => "record_too_large",
-            Self::RecordForeign => "record_foreign",
-            Self::RecordSignature => "record_signature",
-            Self::RecordSequence => "record_sequence",
-            Self::RecordRate => "record_rate",
-            Self::Peer => "peer",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-/// What is known of one peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// Agent string, its first 128 bytes.
-    pub agent: Option<Arc<str>>,
-    /// Protocol ids, one a line.
-    pub protocols: Option<Arc<str>>,
-    /// Whether it is connected.
-    pub connected: bool,
-    /// Where it can be reached, the best first.
-    pub addresses: Vec<KnownAddress>,
-    /// Its newest signed record: sequence number and envelope.
-    pub record: Option<(u64, Vec<u8>)>,
-}
-
-/// One address of a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownAddress {
-    /// The address, without the peer's id.
-    pub address: Multiaddr,
-    /// How long it is kept.
-    pub class: Class,
-    /// Who said so.
-    pub source: Source,
-    /// How much longer it is kept, if it expires by itself.
-    pub expires_in: Option<Duration>,
-    /// How long ago the peer was seen at it.
-    pub last_success: Option<Duration>,
 }
 
 /// How much of each total is taken, and how much may be.
@@ -283,27 +191,6 @@ impl Peerstore {
         })
     }
 
-    /// What is known of a peer. What has expired is not, swept or not.
-    #[must_use]
-    pub fn get(&self, peer: &PeerId, now: Instant) -> Option<Known> {
-        let key = PeerKey::new(peer)?;
-        let now = self.scale.at(now);
-        let (mut known, packed) = self.peers.with(&key, |entry| {
-            let entry = entry.filter(|entry| entry.is_worth_keeping(now))?;
-            let record = entry.record.as_ref();
-            let known = Known {
-                agent: entry.agent.clone(),
-                protocols: entry.protocols.clone(),
-                connected: entry.is_connected(),
-                addresses: Vec::new(),
-                record: record.map(|record| (record.seq, record.envelope.to_vec())),
-            };
-            Some((known, entry.addresses.clone()))
-        })?;
-        known.addresses = known_addresses(&packed, now);
-        Some(known)
-    }
-
     /// Number of peers of whom something is known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -395,23 +282,6 @@ fn seen_at(remote: SocketAddr) -> Vec<u8> {
     Multiaddr::from(remote.ip().to_canonical())
         .with(Protocol::Tcp(remote.port()))
         .to_vec()
-}
-
-fn known_addresses(packed: &Packed, now: Seconds) -> Vec<KnownAddress> {
-    let span = |seconds: Seconds| Duration::from_secs(seconds.into());
-    packed
-        .live(now)
-        .filter_map(|held| {
-            let expiry = held.expiry();
-            Some(KnownAddress {
-                address: Multiaddr::try_from(held.bytes.to_vec()).ok()?,
-                class: held.class,
-                source: held.source,
-                expires_in: (expiry != packed::NEVER).then(|| span(expiry - now)),
-                last_success: (held.success != 0).then(|| span(now.saturating_sub(held.success))),
-            })
-        })
-        .collect()
 }
 
 /// Moments in whole seconds, four bytes each.

@@ -157,7 +157,7 @@ async fn identify_is_answered_even_to_one_that_has_ended_its_side() {
         peer.until_agreed(stream, identify::PROTOCOL).await;
         let heard = &peer.ear.streams[&stream].bytes;
         let (answer, used) = Identify::decode(heard).expect("an identify message");
-        assert_eq!(used, heard.len());
+        assert!(used < heard.len(), "the record comes behind it");
         assert!(answer.protocols.contains(&HOP_PROTOCOL));
         assert_eq!(answer.agent_version, Some(identify::AGENT));
         peer.leave().await;

@@ -124,15 +124,14 @@ impl Entry {
         let old = mem::take(&mut self.addresses);
         let mut list = List::new();
         for held in old.live(now) {
-            let stays = match held.source {
-                _ if held.class == Class::Permanent => true,
-                Source::Record => !certified,
-                _ => false,
-            };
-            if stays {
+            if held.class == Class::Permanent {
                 list.push(held);
+            } else if held.source == Source::Record && !certified {
+                let repeated = new.contains(&held.bytes);
+                list.push(if repeated { held } else { held.not_repeated() });
             }
         }
+        list.retain(|held| held.is_live(now));
         let before = list.len();
         for bytes in new {
             if list[..before].iter().any(|held| held.bytes == *bytes) {

@@ -85,6 +85,19 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// What becomes of it when the peer has come back and does not announce it
+    /// again: it expires when it would have if the peer had stayed away. What
+    /// was announced since the peer came stays.
+    pub(super) fn not_repeated(self) -> Self {
+        match self.class {
+            Class::Connected if self.expires != 0 => Self {
+                class: Class::RecentlyConnected,
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     /// Whether it counts at `now`.
     pub(super) fn is_live(&self, now: Seconds) -> bool {
         match self.class {

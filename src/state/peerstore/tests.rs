@@ -377,6 +377,26 @@ fn a_signed_record_is_preferred_and_only_a_newer_one_replaces_it() {
 }
 
 #[test]
+fn a_record_that_a_peer_stops_repeating_expires_though_the_peer_comes_again() {
+    let mut bench = Bench::new();
+    let key = Keypair::generate_ed25519();
+    let peer = key.public().to_peer_id();
+    let connection = bench.connect(&peer);
+    let record = signed(&key, &peer, 1, &[&public(1)]);
+    bench.announce(&peer, connection, &[], Some(&record));
+    bench.now += 10 * HOUR;
+    bench.leave(&peer, connection);
+    bench.now += HOUR;
+    bench.visit(&peer, HOUR, &[&public(2)]);
+    let mut both = bench.addresses(&peer);
+    both.sort();
+    assert_eq!(both, [public(1), public(2)]);
+    bench.now += 22 * HOUR;
+    bench.visit(&peer, 10 * HOUR, &[&public(2)]);
+    assert_eq!(bench.addresses(&peer), [public(2)]);
+}
+
+#[test]
 fn a_record_that_is_not_the_peers_own_is_refused_and_the_rest_kept() {
     let mut bench = Bench::new();
     let (key, other) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
