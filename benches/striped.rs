@@ -40,6 +40,10 @@ const STRIDE: u64 = 64;
 type Key = [u64; 5];
 type Value = [u64; 4];
 
+type Striped = StripedMap<Key, Value>;
+type Dashed = DashMap<Key, Value, RandomState>;
+type Locked = Mutex<HashMap<Key, Value>>;
+
 fn key(number: u64) -> Key {
     [number, 1, 2, 3, 4]
 }
@@ -53,7 +57,7 @@ trait Table: Sync {
     fn take(&self, key: &Key);
 }
 
-impl Table for StripedMap<Key, Value> {
+impl Table for Striped {
     fn empty() -> Self {
         Self::new()
     }
@@ -75,7 +79,7 @@ impl Table for StripedMap<Key, Value> {
     }
 }
 
-impl Table for DashMap<Key, Value, RandomState> {
+impl Table for Dashed {
     fn empty() -> Self {
         Self::with_hasher(RandomState::new())
     }
@@ -95,7 +99,7 @@ impl Table for DashMap<Key, Value, RandomState> {
     }
 }
 
-impl Table for Mutex<HashMap<Key, Value>> {
+impl Table for Locked {
     fn empty() -> Self {
         Self::default()
     }
@@ -198,11 +202,7 @@ struct Cell {
 /// away is no property of a table.
 fn cell(
     cell: &Cell,
-    tables: &(
-        StripedMap<Key, Value>,
-        DashMap<Key, Value, RandomState>,
-        Mutex<HashMap<Key, Value>>,
-    ),
+    tables: &(Striped, Dashed, Locked),
     rounds: usize,
     slice: Duration,
 ) -> [f64; 3] {

@@ -4,7 +4,9 @@
 //! at the end the phases of shutdown. Everything that an operator can get
 //! wrong is told before the first peer is let in.
 
+mod access;
 pub mod cli;
+mod interfaces;
 pub mod logging;
 mod peers;
 mod server;

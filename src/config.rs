@@ -6,13 +6,19 @@
 //! refusal is one line naming key, value and source. Reading the key file and
 //! acting on the values is left to others.
 
+mod derive;
+mod host;
+mod lists;
+mod nested;
 mod render;
 mod schema;
 mod source;
+mod subject;
+mod token;
 mod validate;
 mod value;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +32,10 @@ use schema::Key;
 use source::Entry;
 use value::Expected;
 
+pub use host::Host;
+pub use lists::AccessLists;
 pub use source::{Environment, Origin, Sources};
+pub use subject::Subject;
 pub(crate) use value::units;
 
 /// Name of the key file in the state directory.
@@ -72,59 +81,144 @@ schema::sections! {
         reservations_max: usize = 50_000,
         /// Reservations from one host: an IPv4 address or an IPv6 /64. Does not
         /// apply to loopback.
-        reservations_per_ip_max: usize = 32,
+        reservations_per_ip_max: usize = 31,
         /// Reservations from one network: an IPv4 /24 or an IPv6 /48.
-        reservations_per_prefix_max: usize = 512,
+        reservations_per_prefix_max: usize = 500,
+        /// Requests for a reservation, or to renew one, that a peer may make
+        /// per second in the long run.
+        reserve_rate_per_peer: f64 = 0.1,
+        /// Such requests that may come at once.
+        reserve_burst_per_peer: usize = 16,
         /// How long a reservation holds before the peer has to renew it.
         reservation_ttl: Duration = Duration::from_secs(60 * 60),
         /// Circuits open at the same time.
-        circuits_max: usize = 16_384,
+        circuits_max: usize = 16_666,
         /// Circuits of one peer, counted apart as source and as target.
         circuits_per_peer_max: usize = 16,
+        /// Requests for a circuit that a peer may make per second in the long
+        /// run, granted or not.
+        connect_rate_per_peer: f64 = 1.0,
+        /// Such requests that may come at once.
+        connect_burst_per_peer: usize = 32,
         /// How long one circuit may stay open. 0: no limit.
         circuit_duration_max: Option<Duration> = Some(Duration::from_secs(2 * 60)),
         /// Bytes one circuit may carry in each direction. 0: no limit.
         circuit_bytes_max: Option<u64> = Some(128 * 1024),
-        /// Peer ids that may neither reserve nor be source or target of a
-        /// circuit. Wins over allow_peers.
-        deny_peers: Vec<PeerId> = Vec::new(),
-        /// When not empty, only these peer ids may reserve.
-        allow_peers: Vec<PeerId> = Vec::new(),
+        /// Bytes that all circuits together may carry in a second, both
+        /// directions counted. Whoever sends more is slowed down, nothing is
+        /// dropped. 0: no limit.
+        bandwidth_max: Option<u64> = None,
+        /// Bytes that the circuits of one peer, as source or target, may carry in
+        /// a second. 0: no limit.
+        bandwidth_per_peer_max: Option<u64> = None,
+        /// Bytes that one circuit may carry in a second. 0: no limit.
+        bandwidth_per_circuit_max: Option<u64> = None,
+        /// Whether only those whom the access lists allow may reserve.
+        allowed_only: bool = false,
+    }
+
+    /// Who may connect at all, and whom the limits spare. Each entry is a peer
+    /// id, an IP address, or a range such as "192.0.2.0/24"; denial always wins.
+    /// More can be added while the server runs: see `waystation deny --help`.
+    access: AccessConfig {
+        /// Refused at accept, at authentication, at RESERVE and at CONNECT.
+        deny: Vec<Subject> = Vec::new(),
+        /// Trusted: see the keys below for what that means.
+        allow: Vec<Subject> = Vec::new(),
+        /// File with more to deny, one entry a line, # begins a comment. Empty:
+        /// none.
+        deny_file: PathBuf = PathBuf::new(),
+        /// File with more to allow, likewise.
+        allow_file: PathBuf = PathBuf::new(),
+        /// Whether limits by address do not count allowed addresses, nor limits
+        /// by address and by peer the reservations and circuits of those who are
+        /// allowed. The totals hold for everybody.
+        allow_uncapped: bool = true,
+        /// Whether a circuit with an allowed end has no limit on bytes and time.
+        allow_unlimited_circuits: bool = false,
+        /// Rules that can be made while the server runs.
+        rules_max: usize = 16_384,
     }
 
     /// Admission: what a remote host may take from us before and after it has
     /// shown who it is. Limits by IP do not apply to loopback.
     connections: ConnectionsConfig {
-        /// Connections and sockets in upgrade, together.
+        /// Connections and sockets in upgrade, together: the capacity from which
+        /// the other limits follow.
         max: usize = 50_000,
         /// Sockets whose peer has not yet shown who it is.
-        transient_max: usize = 2_048,
+        transient_max: usize = 3_125,
+        /// Connections of one peer, once it has shown who it is.
+        per_peer_max: usize = 8,
         /// Connections from one host: an IPv4 address or an IPv6 /64.
-        per_ip_max: usize = 128,
+        per_ip_max: usize = 125,
+        /// Connections from one site: an IPv6 /56. Does not apply to IPv4.
+        per_site_max: usize = 500,
         /// Connections from one network: an IPv4 /24 or an IPv6 /48.
-        per_prefix_max: usize = 2_048,
+        per_prefix_max: usize = 2_000,
+        /// Connections from one autonomous system, with asn_database only.
+        per_asn_max: usize = 12_500,
         /// New connections per second from one IP address, in the long run.
-        rate_per_ip: f64 = 4.0,
+        rate_per_ip: f64 = 5.0,
         /// New connections from one IP address that may come at once.
-        burst_per_ip: usize = 64,
+        burst_per_ip: usize = 62,
+        /// New connections per second from one site, in the long run.
+        rate_per_site: f64 = 10.0,
+        /// New connections from one site that may come at once.
+        burst_per_site: usize = 250,
         /// New connections per second from one network, in the long run.
-        rate_per_prefix: f64 = 32.0,
+        rate_per_prefix: f64 = 40.0,
         /// New connections from one network that may come at once.
-        burst_per_prefix: usize = 512,
+        burst_per_prefix: usize = 500,
+        /// New connections per second from one autonomous system, in the long
+        /// run.
+        rate_per_asn: f64 = 250.0,
+        /// New connections from one autonomous system that may come at once.
+        burst_per_asn: usize = 3_125,
+        /// File that tells which autonomous system announces an address: lines
+        /// of first address, last address and number, separated by tabs, as
+        /// iptoasn.com offers them (ip2asn-combined.tsv, unpacked). Read at the
+        /// start. Empty: no limits by autonomous system.
+        asn_database: PathBuf = PathBuf::new(),
         /// Time from accepting a socket to a negotiated muxer, over all steps.
         upgrade_timeout: Duration = Duration::from_secs(15),
-        /// Streams that one peer may have open towards us, 1 to 448.
+        /// Streams that one connection's peer may have open towards us, 1 to 448.
         streams_max: usize = 256,
+        /// Memory for bytes on their way through all connections. When it is
+        /// taken, no new streams and circuits are let in, and a circuit whose
+        /// bytes would have to wait ends. 0: no limit.
+        buffers_max: Option<u64> = Some(256 << 20),
+    }
+
+    /// Streams over all connections, and of one peer over its connections. A
+    /// stream that has become an end of a circuit counts in max only.
+    streams: StreamsConfig {
+        /// Streams open at the same time, whoever opened them.
+        max: usize = 200_000,
+        /// ping: streams in all.
+        ping_max: usize = 50_000,
+        /// ping: streams of one peer: two on each of its connections.
+        ping_per_peer_max: usize = 16,
+        /// identify: streams in all.
+        identify_max: usize = 50_000,
+        /// identify: streams of one peer.
+        identify_per_peer_max: usize = 16,
+        /// identify/push: streams in all.
+        push_max: usize = 25_000,
+        /// identify/push: streams of one peer.
+        push_per_peer_max: usize = 16,
+        /// hop, until answered: streams in all.
+        hop_max: usize = 25_000,
+        /// hop, until answered: streams of one peer.
+        hop_per_peer_max: usize = 64,
     }
 
     /// The peers we have met and where they can be reached, also after a
     /// restart.
     peerstore: PeerstoreConfig {
         /// Peers that are known at the same time; those that are connected count.
-        /// By default at least twice connections.max.
         peers_max: usize = 100_000,
-        /// Addresses of all known peers together. By default at least ten for
-        /// each of peers_max.
+        /// Addresses of all known peers together.
         addresses_max: usize = 1_000_000,
         /// Memory that known peers may take. 0: no limit.
         memory_max: Option<u64> = Some(128 * 1024 * 1024),
@@ -142,10 +236,13 @@ schema::sections! {
         permanent_peers: Vec<Multiaddr> = Vec::new(),
     }
 
-    /// Metrics and health over HTTP.
+    /// Metrics, health and changes while running, over HTTP.
     admin: AdminConfig {
         /// Address and port to serve on; keep it private. Empty: switched off.
         address: Option<SocketAddr> = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9464)),
+        /// File with the secret that changes over HTTP need, 16 characters or
+        /// more. Empty: none, and changes are taken on a loopback address only.
+        token_file: PathBuf = PathBuf::new(),
     }
 
     /// Logging, to standard error or the journal.
@@ -193,6 +290,12 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Values that no default gave, by key.
     origins: BTreeMap<&'static str, Origin>,
+    /// Defaults that follow from other values, by key.
+    derived: BTreeMap<&'static str, Origin>,
+    /// Those of them that make room for a value within them.
+    raised: BTreeSet<&'static str>,
+    /// What the operator should know of values that nobody set.
+    notes: Vec<String>,
 }
 
 /// One thing an operator got wrong: one line.
@@ -219,7 +322,7 @@ pub enum Fault {
         nearest: Option<String>,
     },
     /// A value that cannot be used.
-    #[error("{key} = {value} from {origin}: {reason}")]
+    #[error("{key} = {value} {}: {reason}", .origin.phrase())]
     Value {
         /// The key.
         key: String,
@@ -244,6 +347,15 @@ impl Loaded {
     ///
     /// Everything that is wrong, not only the first.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::load_on(sources, &Host::read())
+    }
+
+    /// As [`Self::load`], for a host that is told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_on(sources: &Sources, host: &Host) -> Result<Self, ConfigError> {
         let mut faults = Vec::new();
         let mut known = Vec::new();
         for entry in sources.entries(&mut faults) {
@@ -256,10 +368,14 @@ impl Loaded {
             config: Config::default(),
             file: sources.file(),
             origins: BTreeMap::new(),
+            derived: BTreeMap::new(),
+            raised: BTreeSet::new(),
+            notes: Vec::new(),
         };
         loaded.merge(known, &mut faults);
         loaded.resolve_paths(&sources.environment, &mut faults);
         if faults.is_empty() {
+            derive::fill_in(&mut loaded, host);
             faults = validate::faults(&mut loaded);
         }
         if faults.is_empty() {
@@ -272,7 +388,17 @@ impl Loaded {
     /// Where the value of a key came from.
     #[must_use]
     pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or(&Origin::Default)
+        self.origins
+            .get(key)
+            .or_else(|| self.derived.get(key))
+            .unwrap_or(&Origin::Default)
+    }
+
+    /// What the operator should know of a configuration that is valid, one line
+    /// each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// A line about a value that turned out unusable only when it was used: a
@@ -319,6 +445,9 @@ impl Loaded {
                 .and_then(|metadata| origins.get(metadata.name.as_ref()))
                 .cloned()
                 .unwrap_or(Origin::Default);
+            if derive::rule(key.path).is_some() && value.as_str() == Some(derive::AUTO) {
+                continue;
+            }
             if let Err(Expected(what)) = (key.read)(&mut self.config, &value) {
                 faults.push(Fault::Value {
                     key: key.path.to_owned(),
@@ -474,7 +603,7 @@ mod tests {
             .collect();
         let uncommented = load_file(&settings.join("\n")).unwrap();
         assert_eq!(uncommented.config, as_it_is.config);
-        assert_eq!(uncommented.origins.len(), KEYS.len());
+        assert_eq!(uncommented.origins.len() + derive::RULES.len(), KEYS.len());
     }
 
     #[test]
@@ -486,7 +615,7 @@ mod tests {
             "state.directory=/var/lib/a \"quoted\" place",
             "relay.circuit_duration_max=0",
             "relay.circuit_bytes_max=0",
-            &format!("relay.deny_peers={PEER}"),
+            &format!("access.deny={PEER},192.0.2.0/24,2001:db8::1"),
             "connections.rate_per_ip=0.5",
             "connections.upgrade_timeout=1s500ms",
             "admin.address=",
@@ -497,7 +626,8 @@ mod tests {
         assert_eq!(loaded.config.relay.circuit_bytes_max, None);
         assert_eq!(loaded.config.admin.address, None);
         assert_eq!(loaded.config.listen.muxers, [Muxer::Mplex]);
-        assert_eq!(loaded.config.relay.deny_peers, [PEER.parse().unwrap()]);
+        let denied = [PEER, "192.0.2.0/24", "2001:db8::1"].map(|text| text.parse().unwrap());
+        assert_eq!(loaded.config.access.deny, denied);
 
         let again = load_file(&loaded.render()).unwrap();
         assert_eq!(again.config, loaded.config);
@@ -551,7 +681,7 @@ mod tests {
             "relay.reservation_ttl=60",
             "relay.circuit_bytes_max=lots",
             "relay.circuit_duration_max=forever",
-            "relay.deny_peers=nobody",
+            "access.deny=nobody",
             "connections.rate_per_ip=NaN",
             "connections.rate_per_ip=inf",
             "listen.addresses=0.0.0.0:4001",

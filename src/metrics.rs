@@ -6,6 +6,7 @@
 //! Series are bounded by the product of closed label sets: nothing a peer sends
 //! becomes a label. This module knows no other layer; callers translate.
 
+mod access;
 mod allocator;
 mod circuits;
 mod connections;
@@ -13,6 +14,7 @@ mod declare;
 mod egress;
 mod identify;
 mod labels;
+mod limits;
 mod listener;
 mod locks;
 mod muxers;
@@ -32,12 +34,14 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
+pub use access::AccessMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
 pub use egress::EgressMetrics;
 pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
+pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
 pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
@@ -60,6 +64,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// to tell when it drops.
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
+    pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
     pub streams: Arc<StreamMetrics>,
@@ -71,6 +76,7 @@ pub struct Metrics {
     pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
     pub store: Arc<StoreMetrics>,
+    pub access: Arc<AccessMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -92,6 +98,7 @@ impl Metrics {
         locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
+        let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
         let streams = Arc::new(StreamMetrics::new(&mut declare));
@@ -101,9 +108,11 @@ impl Metrics {
         let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
+        let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
+            limits,
             upgrade,
             connections,
             streams,
@@ -115,6 +124,7 @@ impl Metrics {
             peerstore,
             pools,
             store,
+            access,
             registry,
             declared,
             refresh: OnceLock::new(),

@@ -14,6 +14,7 @@
 
 pub mod access;
 pub mod addresses;
+pub mod bandwidth;
 pub mod circuits;
 pub mod leg;
 pub mod limits;

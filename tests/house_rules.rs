@@ -38,7 +38,7 @@ const LEAVES: [(&str, &[&str]); 7] = [
 /// The modules that nothing of the above may call, each with the ones it may
 /// call.
 const TOP: [(&str, &[&str]); 3] = [
-    ("admin", &["metrics", "clock"]),
+    ("admin", &["state", "config", "metrics", "clock"]),
     (
         "probe",
         &[

@@ -15,7 +15,7 @@ use tokio::{
 };
 use waystation::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Connection, Context, Handover, Remote},
     engine::{
         demux::Side,
@@ -26,8 +26,12 @@ use waystation::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
-        peerstore::Peerstore, reservations::Reservations,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{Limits, StreamLimits},
+        peerstore::Peerstore,
+        reservations::Reservations,
     },
 };
 
@@ -52,7 +56,11 @@ impl Server {
         let addresses = Addresses::new(&[], &[], identity.peer_id());
         let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
             circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
             reserve_metrics: Arc::clone(&metrics.relay),
@@ -68,7 +76,7 @@ impl Server {
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, peerstore, metrics, 256)),
+            context: Arc::new(Context::new(menu, answer, relay, peerstore, metrics, StreamLimits::new(&config))),
             limits: Limits::new(&config.connections),
         }
     }
@@ -85,7 +93,7 @@ impl Server {
             let now = clock::now();
             let Ok(permit) = self
                 .limits
-                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), now)
+                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), false, now)
             else {
                 return;
             };
@@ -103,7 +111,7 @@ impl Server {
                     plaintext,
                     ciphertext: Vec::new(),
                 },
-                permit.authenticated(),
+                permit.authenticated(&peer).expect("a new peer"),
                 guard,
             );
             // What makes no sense ends it here; what does waits for more.

@@ -5,32 +5,31 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Loaded},
+    config::{Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::{Access, rulebook::Rulebook},
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
         reservations::Reservations,
     },
     store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{peers, shutdown, supervisor::Supervisor, worker};
-
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
+use super::{access, interfaces, peers, shutdown, supervisor::Supervisor, worker};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -38,6 +37,7 @@ pub(super) struct Server {
     addresses: Vec<Multiaddr>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
+    rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     store: Arc<Store>,
@@ -53,7 +53,11 @@ impl Server {
     /// refusal.
     pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit(config);
+        raise_descriptor_limit();
+        for note in loaded.notes() {
+            tracing::warn!("{note}");
+        }
+        let systems = open_asn_database(loaded)?;
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -61,21 +65,27 @@ impl Server {
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
         let addresses = Addresses::new(
             &config.announce.addresses,
-            &expand(&bound),
+            &interfaces::expand(&bound),
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
         let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
+        let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics, &store)),
+            context: Arc::new(context(
+                config, &identity, addresses, access, &buffers, &metrics, &store,
+            )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::new(&config.connections),
+            limits: Limits::with_systems(&config.connections, systems),
+            buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
+        let rulebook = rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
@@ -92,6 +102,7 @@ impl Server {
             addresses: listed,
             admin,
             health,
+            rulebook,
             shared,
             workers,
             store,
@@ -128,17 +139,26 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let housekeeping_until = until.clone();
+        let rules = access::tend_rules(self.rulebook);
+        let background = until.clone();
         supervisor.spawn("housekeeping", async move {
             tokio::select! {
                 // Cancel-safe: each round is complete in itself.
-                () = housekeeping_until.cancelled() => {}
+                () = background.cancelled() => {}
                 () = housekeeping => {}
             }
         });
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
+        let background = until.clone();
+        supervisor.spawn("rules", async move {
+            tokio::select! {
+                // Cancel-safe: a round that has begun is ended by its thread.
+                () = background.cancelled() => {}
+                () = rules => {}
+            }
+        });
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -153,6 +173,17 @@ impl Server {
         supervisor.finished().await;
         Ok(())
     }
+}
+
+/// The rules that were made at run time, with the power to cut.
+fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
+    let rulebook = access::rulebook(context, Arc::clone(store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
 }
 
 /// The store, with a line about a file that could not be used.
@@ -175,6 +206,8 @@ fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    access: Access,
+    buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
     store: &Store,
 ) -> Context {
@@ -187,10 +220,11 @@ fn context(
         .set_upgrading_max(config.connections.transient_max);
     let relay = Relay {
         identity: identity.clone(),
-        access: Access::new(&config.relay),
+        access: Arc::new(access),
         addresses,
         reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
+            .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -200,8 +234,23 @@ fn context(
         relay,
         peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
-        config.connections.streams_max,
+        StreamLimits::new(config),
     )
+}
+
+/// Who announces which address, if the operator has a file that tells.
+///
+/// # Errors
+/// The line about `connections.asn_database` when it cannot be used.
+pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, ConfigError> {
+    let path = &loaded.config.connections.asn_database;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let opened = AsnDatabase::open(path);
+    opened
+        .map(Some)
+        .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
@@ -215,6 +264,7 @@ async fn bind_admin(
     loaded: &Loaded,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
+    rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
@@ -222,8 +272,10 @@ async fn bind_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),
+        rulebook: Arc::clone(rulebook),
     };
-    let server = AdminServer::bind(address, state)
+    let token = loaded.admin_token()?;
+    let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
@@ -232,24 +284,48 @@ async fn bind_admin(
 /// Has the sizes of tables read when somebody asks for them.
 fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
     let store = Arc::clone(store);
-    let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
+    let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
+    let context = Arc::downgrade(&shared.context);
     metrics.before_scrape(move |metrics| {
+        let Some(context) = context.upgrade() else {
+            return;
+        };
+        let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
+        let [streams, ping, identify, push, hop] = context.streams.usage();
+        let pair = |level: Level| (level.taken, level.max);
+        metrics.limits.set_limits([
+            pair(usage.total),
+            pair(usage.transient),
+            pair(buffers.usage()),
+            (reservations.count(), reservations.max()),
+            (circuits.open_count(), circuits.max()),
+            pair(streams),
+            pair(ping),
+            pair(identify),
+            pair(push),
+            pair(hop),
+        ]);
+        let table = |usage: TableUsage| (pair(usage.groups), usage.overflow);
+        metrics.limits.set_tables([
+            table(usage.hosts),
+            table(usage.sites),
+            table(usage.prefixes),
+            table(usage.systems),
+            table(reservations.rates_usage()),
+            table(circuits.rates_usage()),
+        ]);
         metrics
-            .listener
-            .set_origins_tracked(usage.hosts.taken, usage.prefixes.taken);
-        metrics
-            .listener
-            .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
+            .circuits
+            .set_metered_peers(circuits.bandwidth().peers());
         metrics.store.set_file_bytes(store.file_bytes());
-        if let Some(context) = context.upgrade() {
-            let usage = context.peerstore.usage();
-            metrics.identify.set_interned(usage.protocols, usage.agents);
-            let (peers, addresses) = (usage.peers, usage.addresses);
-            metrics
-                .peerstore
-                .set_usage(peers, addresses, usage.bytes, usage.changed);
-        }
+        let usage = context.peerstore.usage();
+        metrics.identify.set_interned(usage.protocols, usage.agents);
+        let (peers, addresses) = (usage.peers, usage.addresses);
+        metrics
+            .peerstore
+            .set_usage(peers, addresses, usage.bytes, usage.changed);
+        context.relay.access.observe();
     });
 }
 
@@ -270,6 +346,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         // Both take a stripe modulo how many they have.
         stripe = stripe.wrapping_add(1);
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
+        reservations.sweep_rates(now);
+        shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
@@ -292,8 +371,9 @@ fn warn_about(listeners: &Listeners) {
     }
 }
 
-/// Each connection takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit(config: &Config) {
+/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
+/// hard one is enough is told by the configuration.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -303,45 +383,4 @@ fn raise_descriptor_limit(config: &Config) {
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
     }
-    let needed = config.connections.max as u64 + DESCRIPTORS_RESERVED;
-    match getrlimit(Resource::Nofile).current {
-        Some(current) if current < needed => tracing::warn!(
-            descriptors = current,
-            needed,
-            "connections.max is above what the limit on open descriptors allows"
-        ),
-        Some(_) | None => {}
-    }
-}
-
-/// Replaces unspecified addresses by those of this host's interfaces.
-fn expand(bound: &[Multiaddr]) -> Vec<Multiaddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list this host's addresses; set announce.addresses");
-        Vec::new()
-    });
-    let mut expanded = Vec::new();
-    for address in bound {
-        let unspecified = match address.iter().next() {
-            Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
-            Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
-            _ => false,
-        };
-        if !unspecified {
-            expanded.push(address.clone());
-            continue;
-        }
-        let is_v4 = matches!(address.iter().next(), Some(Protocol::Ip4(_)));
-        expanded.extend(
-            interfaces
-                .iter()
-                .map(if_addrs::Interface::ip)
-                .filter(|ip| ip.is_ipv4() == is_v4)
-                .map(|ip| {
-                    let rest = address.iter().skip(1);
-                    std::iter::once(Protocol::from(ip)).chain(rest).collect()
-                }),
-        );
-    }
-    expanded
 }

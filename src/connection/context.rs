@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{peerstore::Peerstore, registry::Registry},
+    state::{limits::StreamLimits, peerstore::Peerstore, registry::Registry},
 };
 
 /// The server, as its connections see it.
@@ -31,8 +31,8 @@ pub struct Context {
     pub peerstore: Peerstore,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
-    /// Streams that a peer may have open.
-    pub streams_max: usize,
+    /// How many streams may be open.
+    pub streams: Arc<StreamLimits>,
     draining: AtomicBool,
 }
 
@@ -45,7 +45,7 @@ impl Context {
         relay: Relay,
         peerstore: Peerstore,
         metrics: Arc<Metrics>,
-        streams_max: usize,
+        streams: Arc<StreamLimits>,
     ) -> Self {
         Self {
             menu,
@@ -54,7 +54,7 @@ impl Context {
             registry: Registry::default(),
             peerstore,
             metrics,
-            streams_max,
+            streams,
             draining: AtomicBool::new(false),
         }
     }

@@ -280,5 +280,12 @@ impl State {
     }
 }
 
+/// A connection may end with bytes in hand.
+impl Drop for State {
+    fn drop(&mut self) {
+        super::pool::give(mem::take(&mut self.batch).into_buffer());
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use crate::engine::negotiate::{Negotiation, Responder};
 use crate::metrics::Service;
 use crate::service::{Served, gather::Gather, hop::Outcome, identify, ping};
 use crate::state::leg::{StreamKey, reset_code};
+use crate::state::limits::{Protocol, StreamRefusal};
 use crate::state::peerstore::Speaker;
 use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 
@@ -69,8 +70,12 @@ impl Connection {
                 }
             },
             Handler::Waiting(mut waiting) => {
-                waiting.keep(payload);
+                let kept = waiting.keep(payload);
                 entry.handler = Handler::Waiting(waiting);
+                if !kept {
+                    self.stream_refused(StreamRefusal::Memory);
+                    self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+                }
             }
             Handler::Circuit(bound) => entry.handler = Handler::Circuit(bound),
             Handler::Spent => self.consumed(stream, payload.len(), pass),
@@ -164,13 +169,12 @@ impl Connection {
 
     /// A protocol has been agreed on; `rest` is what came behind it.
     fn agreed(&mut self, stream: StreamKey, served: Served, rest: &[u8], pass: &mut Pass<'_>) {
+        if let Err(refusal) = self.count_protocol(stream, served) {
+            self.stream_refused(refusal);
+            return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+        }
         match served {
             Served::Ping => {
-                let pings = self.running(|handler| matches!(handler, Handler::Ping(_)));
-                if pings >= ping::STREAMS_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::Ping, Handler::Ping(Box::default()));
                 self.set_deadline(stream, Some(pass.now + ping::IDLE_MAX));
             }
@@ -183,11 +187,6 @@ impl Connection {
                 self.context.metrics.identify.sent();
             }
             Served::IdentifyPush => {
-                let pushes = self.running(|handler| matches!(handler, Handler::Push(_)));
-                if pushes >= identify::PUSHES_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::IdentifyPush, Handler::Push(Box::default()));
                 self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
             }
@@ -282,9 +281,20 @@ impl Connection {
         }
     }
 
-    fn running(&mut self, which: impl Fn(&Handler) -> bool) -> usize {
-        let entries = self.table.iter_mut();
-        entries.filter(|entry| which(&entry.handler)).count()
+    fn count_protocol(&mut self, stream: StreamKey, served: Served) -> Result<(), StreamRefusal> {
+        let protocol = match served {
+            Served::Ping => Protocol::Ping,
+            Served::Identify => Protocol::Identify,
+            Served::IdentifyPush => Protocol::Push,
+            Served::Hop => Protocol::Hop,
+        };
+        let Some(entry) = self.table.find_mut(stream) else {
+            return Ok(());
+        };
+        let peer = &self.remote.peer;
+        self.context
+            .streams
+            .agreed(&mut entry.permit, protocol, peer)
     }
 }
 

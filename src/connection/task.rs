@@ -95,6 +95,8 @@ pub struct Connection {
     pub(super) partial: Vec<u8>,
     pub(super) table: Table,
     pub(super) deadlines: Deadlines<StreamId>,
+    /// When withheld credit is due.
+    pub(super) dues: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
     blocked: bool,
     pub(super) going_away: bool,
@@ -129,7 +131,9 @@ impl Connection {
             Arc::clone(&context.metrics.egress),
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
-        let id = context.registry.register(remote.peer, link);
+        let id = context
+            .registry
+            .register(remote.peer, remote.address.ip(), link);
         context.peerstore.connected(&remote.peer, id, clock::now());
         let connection = Self {
             context,
@@ -141,6 +145,7 @@ impl Connection {
             partial: Vec::new(),
             table: Table::default(),
             deadlines: Deadlines::default(),
+            dues: Deadlines::default(),
             hold: None,
             blocked: false,
             going_away: false,
@@ -167,6 +172,14 @@ impl Connection {
     /// [`Closed`] as [`Self::run`] tells it; the connection is to be ended by
     /// [`Self::end`].
     pub fn begin(&mut self, mut leftover: Leftover) -> Result<(), Closed> {
+        // Others can find it by now, so a rule that is made later closes it.
+        let access = &self.context.relay.access;
+        if access
+            .at_authentication(&self.remote.peer, self.remote.address.ip())
+            .is_err()
+        {
+            return Err(Closed::Ending(Ending::Denied));
+        }
         with_pass(clock::now(), |pass, _| {
             self.ask_identity(pass);
             self.frames(&leftover.plaintext, pass)?;
@@ -226,7 +239,9 @@ impl Connection {
             let commands = self.egress.close(closed.go_away(), pass.effects);
             for entry in self.table.drain() {
                 let cause = match (&entry.handler, closed) {
-                    (Handler::Circuit(_), Closed::Ending(_)) => Some(EndCause::Shutdown),
+                    (Handler::Circuit(_), Closed::Ending(Ending::Shutdown)) => {
+                        Some(EndCause::Shutdown)
+                    }
                     (Handler::Circuit(bound), _) => Some(bound.end.closed()),
                     (_, _) => None,
                 };
@@ -320,6 +335,7 @@ impl Connection {
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
+            Command::Credit { stream, bytes } => self.credit_returned(stream, bytes, pass),
             Command::Forget(stream) => {
                 if let Some(Handler::Circuit(bound)) =
                     self.take_entry(stream).map(|entry| entry.handler)
@@ -349,6 +365,7 @@ impl Connection {
             Command::Refused { .. }
             | Command::Withdraw(_)
             | Command::Draining(_)
+            | Command::Credit { .. }
             | Command::Forget(_)
             | Command::Close(_) => {}
         }

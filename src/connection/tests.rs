@@ -7,6 +7,7 @@ mod commands;
 pub(super) mod ear;
 mod limits;
 mod muxers;
+mod pacing;
 mod patience;
 mod peer;
 mod services;

@@ -14,7 +14,9 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::ConnectionsConfig;
+use crate::config::{AccessLists, Config, ConnectionsConfig};
+use crate::metrics::Metrics;
+use crate::state::access::Access;
 use crate::state::limits::{Limits, Refusal, SocketPermit};
 
 fn open(addresses: &[&str], workers: usize) -> Result<Listeners, ListenError> {
@@ -48,6 +50,18 @@ fn limits(max: usize) -> Arc<Limits> {
     })
 }
 
+fn no_rules() -> Arc<Access> {
+    rules(AccessLists::default())
+}
+
+fn rules(lists: AccessLists) -> Arc<Access> {
+    Arc::new(Access::new(
+        &Config::default(),
+        &lists,
+        &Metrics::new().access,
+    ))
+}
+
 /// What a loop did: what it observed and what it handed on.
 #[derive(Default)]
 struct Seen {
@@ -66,6 +80,7 @@ async fn accept_until(
     accept_loop(
         socket,
         Arc::clone(limits),
+        no_rules(),
         |event| {
             seen.events.borrow_mut().push(event);
             if enough(&seen.events.borrow()) {
@@ -113,6 +128,7 @@ async fn the_kernel_spreads_connections_over_the_workers() {
             accept_loop(
                 socket,
                 Arc::clone(&limits),
+                no_rules(),
                 |_| {},
                 move |socket, _, permit| {
                     held.borrow_mut().push((socket, permit));
@@ -236,9 +252,16 @@ async fn shutdown_closes_the_port() {
     let local = socket.local();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    accept_loop(socket, limits(1), |_| {}, |_, _, _| {}, shutdown)
-        .await
-        .unwrap();
+    accept_loop(
+        socket,
+        limits(1),
+        no_rules(),
+        |_| {},
+        |_, _, _| {},
+        shutdown,
+    )
+    .await
+    .unwrap();
     assert_eq!(
         StdStream::connect(local).unwrap_err().kind(),
         ErrorKind::ConnectionRefused

@@ -22,7 +22,7 @@ const REASONS: &[&str] = &[
     "keep_alive",
     "shutdown",
     "denied",
-    "limit",
+    "memory",
     "dropped",
 ];
 

@@ -73,6 +73,18 @@ impl Declarations {
         }
     }
 
+    /// Gauges for every value of one label, in their order.
+    pub(super) fn gauges<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: &'static [&'static str; N],
+    ) -> [IntGauge; N] {
+        let family = self.gauge_vec(name, help, &[(label, values)]);
+        values.map(|value| family.with_label_values(&[value]))
+    }
+
     pub(super) fn counter_vec(
         &mut self,
         name: &'static str,

@@ -4,9 +4,12 @@
 //! it holds one. Tells when a peer's last connection goes, which is what its
 //! reservation lives on.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use libp2p_identity::PeerId;
@@ -33,6 +36,7 @@ pub enum Presence {
 
 struct Registered {
     id: ConnectionId,
+    address: IpAddr,
     link: Arc<dyn Link>,
 }
 
@@ -45,14 +49,14 @@ pub struct Registry {
 
 impl Registry {
     /// Makes a connection reachable for others.
-    pub fn register(&self, peer: PeerId, link: Arc<dyn Link>) -> ConnectionId {
+    pub fn register(&self, peer: PeerId, address: IpAddr, link: Arc<dyn Link>) -> ConnectionId {
         self.peers.update(peer, |connections| {
             // Under the lock, so that a peer's ids are given out in the order
             // in which its connections come and go.
             let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
             connections
                 .get_or_insert_default()
-                .push(Registered { id, link });
+                .push(Registered { id, address, link });
             id
         })
     }
@@ -89,16 +93,28 @@ impl Registry {
     /// Ends every connection. Walks stripe by stripe: a connection that
     /// registers meanwhile may be missed, so accepting has to stop first.
     pub fn close_all(&self, ending: Ending) {
+        self.close_where(|_, _| true, ending);
+    }
+
+    /// Ends the connections that `which` names by peer and remote address, and
+    /// tells how many took the command. Walks stripe by stripe and sends with
+    /// no lock held; `which` runs under a stripe's lock.
+    pub fn close_where(&self, which: impl Fn(&PeerId, IpAddr) -> bool, ending: Ending) -> usize {
+        let mut closing = 0;
         for stripe in 0..self.peers.stripe_count() {
             let mut links = Vec::new();
-            self.peers.for_each_in(stripe, |_, connections| {
-                links.extend(connections.iter().map(|entry| Arc::clone(&entry.link)));
+            self.peers.for_each_in(stripe, |peer, connections| {
+                let named = connections
+                    .iter()
+                    .filter(|entry| which(peer, entry.address));
+                links.extend(named.map(|entry| Arc::clone(&entry.link)));
             });
             for link in links {
                 // One that has ended by itself does not take the command.
-                let _ = link.deliver(Command::Close(ending));
+                closing += usize::from(link.deliver(Command::Close(ending)).is_ok());
             }
         }
+        closing
     }
 
     /// Number of peers that are connected.

@@ -139,16 +139,24 @@ pub enum GoAwayCode {
     Protocol = 1,
     /// The sender is at fault.
     Internal = 2,
+    /// A limit of the sender's was reached (libp2p's error codes, which peers
+    /// that do not know them take for an end as any other).
+    ResourceLimit = 0x1002,
+    /// The sender's operator does not want the peer (go-libp2p
+    /// `core/network`, "ConnGated").
+    Gated = 0x1007,
 }
 
 impl GoAwayCode {
-    /// The code of a received go-away; `None` for values yamux does not define.
+    /// The code of a received go-away; `None` for values without a meaning.
     #[must_use]
     pub const fn from_wire(value: u32) -> Option<Self> {
         match value {
             0 => Some(Self::Normal),
             1 => Some(Self::Protocol),
             2 => Some(Self::Internal),
+            0x1002 => Some(Self::ResourceLimit),
+            0x1007 => Some(Self::Gated),
             _ => None,
         }
     }
@@ -251,6 +259,8 @@ mod tests {
     #[test]
     fn undefined_go_away_codes_have_no_name() {
         assert_eq!(GoAwayCode::from_wire(2), Some(GoAwayCode::Internal));
+        let limit = GoAwayCode::ResourceLimit;
+        assert_eq!(GoAwayCode::from_wire(limit.code()), Some(limit));
         assert_eq!(GoAwayCode::from_wire(3), None);
         assert_eq!(GoAwayCode::from_wire(u32::MAX), None);
     }

@@ -36,6 +36,7 @@ mod hop;
 mod peer;
 mod server;
 
+mod access;
 mod connect;
 mod identify;
 mod leaving;

@@ -92,15 +92,18 @@ async fn circuits_above_the_total_are_refused(muxer: Muxer) {
 async fn denied_peers_get_and_give_nothing(muxer: Muxer) {
     let key = Keypair::generate_ed25519();
     let denied = key.public().to_peer_id();
-    let server = Server::start(&[&format!(r#"relay.deny_peers=["{denied}"]"#)]);
-    let (other, target, offers) = hop::pair(&server, muxer).await;
-    let mut denied = Peer::with_key(&key, Kind::Bare, muxer);
-    denied.connect(&server).await;
-    let reserving = hop::reserve(&denied, &server).await;
-    assert_eq!(reserving.status, hop::PERMISSION_DENIED);
-    let (as_source, _) = hop::connect(&denied, &server, target.id()).await;
-    assert_eq!(as_source.status, hop::PERMISSION_DENIED);
-    let (as_target, _) = hop::connect(&other, &server, denied.id()).await;
+    let server = Server::start(&[&format!("access.deny={denied}")]);
+    let (other, _target, offers) = hop::pair(&server, muxer).await;
+    let mut peer = Peer::with_key(&key, Kind::Bare, muxer);
+    peer.connect(&server).await;
+    peer.until_disconnected(server.peer_id()).await;
+    server
+        .until(
+            r#"waystation_access_denied_total{gate="authentication"}"#,
+            1.0,
+        )
+        .await;
+    let (as_target, _) = hop::connect(&other, &server, denied).await;
     assert_eq!(as_target.status, hop::PERMISSION_DENIED);
     drop(offers);
 }
@@ -108,7 +111,10 @@ async fn denied_peers_get_and_give_nothing(muxer: Muxer) {
 async fn only_allowed_peers_reserve(muxer: Muxer) {
     let key = Keypair::generate_ed25519();
     let allowed = key.public().to_peer_id();
-    let server = Server::start(&[&format!(r#"relay.allow_peers=["{allowed}"]"#)]);
+    let server = Server::start(&[
+        &format!("access.allow={allowed}"),
+        "relay.allowed_only=true",
+    ]);
     let mut target = Peer::with_key(&key, Kind::Bare, muxer);
     target.connect(&server).await;
     hop::reserved(&target, &server).await;

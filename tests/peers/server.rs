@@ -139,6 +139,26 @@ impl Server {
         }
     }
 
+    /// Runs the program as an operator does who wants something of it, and
+    /// gives what it prints.
+    pub(crate) fn operator(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_waystation"))
+            .env_clear()
+            .env("STATE_DIRECTORY", self.directory.path().join("state"))
+            .arg("--config")
+            .arg(self.directory.path().join("waystation.toml"))
+            .arg("--set")
+            .arg(format!("admin.address={}", self.admin))
+            .args(arguments)
+            .output()
+            .unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8(output.stderr).unwrap())
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -26,7 +26,7 @@ use tokio::{
 use super::ear::{Ear, Heard};
 use crate::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Closed, Connection, Context, Handover, Remote},
     engine::{
         batch::Batch,
@@ -39,8 +39,12 @@ use crate::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer, ping},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
-        peerstore::Peerstore, reservations::Reservations,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{Limits, StreamLimits},
+        peerstore::Peerstore,
+        reservations::Reservations,
     },
     wire::{
         multistream::{self, Message},
@@ -53,7 +57,7 @@ use crate::{
 
 /// How long a test waits for what must come. Long for a busy machine; no test
 /// that passes waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
 
@@ -117,6 +121,10 @@ async fn breathe() {
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
     limits: Arc<Limits>,
+    /// What the kernel holds of a connection in each direction. Little, so that
+    /// a peer that does not read is felt soon; but less than a segment of
+    /// loopback makes the kernel wait, in real time, before it sends on.
+    pub(super) kernel_bytes: usize,
 }
 
 impl Server {
@@ -134,7 +142,11 @@ impl Server {
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
             circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
             reserve_metrics: Arc::clone(&metrics.relay),
@@ -142,7 +154,7 @@ impl Server {
             identity,
             addresses,
         };
-        let streams_max = config.connections.streams_max;
+        let streams = StreamLimits::new(&config);
         let peerstore = Peerstore::new(
             &config.peerstore,
             Arc::clone(&metrics.peerstore),
@@ -150,14 +162,10 @@ impl Server {
         );
         Self {
             context: Arc::new(Context::new(
-                menu,
-                answer,
-                relay,
-                peerstore,
-                metrics,
-                streams_max,
+                menu, answer, relay, peerstore, metrics, streams,
             )),
             limits: Limits::new(&config.connections),
+            kernel_bytes: 32 * 1024,
         }
     }
 
@@ -177,13 +185,13 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
-        // The kernel holds little, so that a peer that does not read is felt
-        // soon.
-        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        socket
+            .set_recv_buffer_size(u32::try_from(self.kernel_bytes).expect("a size"))
+            .expect("a size");
         let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
         SockRef::from(&accepted)
-            .set_send_buffer_size(32 * 1024)
+            .set_send_buffer_size(self.kernel_bytes)
             .expect("a size");
         for socket in [&socket, &accepted] {
             socket.set_nodelay(true).expect("an option");
@@ -191,7 +199,10 @@ impl Server {
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
-        let permit = self.limits.admit(address, now).expect("within the limits");
+        let permit = self
+            .limits
+            .admit(address, false, now)
+            .expect("within the limits");
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
@@ -205,7 +216,7 @@ impl Server {
                 plaintext,
                 ciphertext: Vec::new(),
             },
-            permit.authenticated(),
+            permit.authenticated(&id).expect("within the limits"),
             guard,
         );
         let mut task = JoinSet::new();
@@ -292,6 +303,8 @@ impl Server {
         assert!(peerstore.is_empty(), "peers that count as connected");
         assert_eq!(peerstore.usage().bytes.0, 0, "what is left of them");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
+        assert_eq!(self.limits.usage().peers, 0, "peers with connections");
+        assert!(context.streams.is_clear(), "stream permits");
         for gauge in [
             "waystation_streams",
             "waystation_connections",
