@@ -179,7 +179,7 @@ mod tests {
         let bare: Multiaddr = "/ip4/8.8.8.8/tcp/4001".parse().unwrap();
         let own = bare.clone().with(Protocol::P2p(peer)).to_vec();
         assert_eq!(judge(&own, &key, Reach::Public), Ok(&bare.to_vec()[..]));
-        let other = bare.clone().with(Protocol::P2p(PeerId::random())).to_vec();
+        let other = bare.with(Protocol::P2p(PeerId::random())).to_vec();
         let refused = judge(&other, &key, Reach::Public);
         assert_eq!(refused, Err(Refusal::OtherPeer));
     }

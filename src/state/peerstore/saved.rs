@@ -160,7 +160,7 @@ impl Clock {
     }
 
     /// 0 stays 0: never.
-    fn to_unix(self, moment: Seconds) -> u64 {
+    fn unix_seconds(self, moment: Seconds) -> u64 {
         if moment == 0 {
             return 0;
         }
@@ -169,7 +169,7 @@ impl Clock {
         (self.unix + ahead).saturating_sub(behind).max(1)
     }
 
-    fn from_unix(self, unix: u64) -> Seconds {
+    fn moment(self, unix: u64) -> Seconds {
         if unix == 0 {
             return 0;
         }
@@ -204,8 +204,8 @@ fn write(entry: &Entry, clock: Clock) -> Vec<u8> {
     }
     for held in entry.live(clock.now) {
         out.push((held.class as u8) << 4 | held.source as u8);
-        varint::encode(clock.to_unix(held.expires), &mut out);
-        varint::encode(clock.to_unix(held.success), &mut out);
+        varint::encode(clock.unix_seconds(held.expires), &mut out);
+        varint::encode(clock.unix_seconds(held.success), &mut out);
         put(held.bytes, &mut out);
     }
     out
@@ -244,8 +244,8 @@ fn read(value: &[u8], clock: Clock) -> Option<Saved<'_>> {
             Class::from_number(kind >> 4)?,
             Source::from_number(kind & 0x0f)?,
         );
-        let expires = clock.from_unix(number(&mut rest)?);
-        let success = clock.from_unix(number(&mut rest)?).min(clock.now);
+        let expires = clock.moment(number(&mut rest)?);
+        let success = clock.moment(number(&mut rest)?).min(clock.now);
         let bytes = take(&mut rest)?;
         if bytes.len() > super::ADDRESS_BYTES_MAX {
             return None;

@@ -355,7 +355,7 @@ fn a_signed_record_is_preferred_and_only_a_newer_one_replaces_it() {
         "certified ones replace"
     );
     let known = bench.peers.get(&peer, bench.now).unwrap();
-    assert_eq!(known.record, Some((5, record.clone())), "kept whole");
+    assert_eq!(known.record, Some((5, record)), "kept whole");
     assert_eq!(known.addresses[0].source, Source::Record);
 
     for seq in [4, 5] {
