@@ -30,6 +30,8 @@ use server::Server;
 /// else is the system's.
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    // First what makes nothing when it is refused.
+    let systems = server::open_asn_database(&loaded)?;
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
@@ -40,7 +42,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let server = Server::start(&loaded, identity).await?;
+        let server = Server::start(&loaded, identity, systems).await?;
         banner(&server)?;
         server.run().await
     })

@@ -51,13 +51,16 @@ impl Server {
     /// # Errors
     /// What the operator has to change, named by its key; or the system's
     /// refusal.
-    pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        loaded: &Loaded,
+        identity: Identity,
+        systems: Option<AsnDatabase>,
+    ) -> anyhow::Result<Self> {
         let config = &loaded.config;
         raise_descriptor_limit();
         for note in loaded.notes() {
             tracing::warn!("{note}");
         }
-        let systems = open_asn_database(loaded)?;
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;

@@ -182,7 +182,7 @@ pub(super) const RULES: &[Rule] = &[
         key: "relay.reservations_max",
         of: "connections.max",
         text: "connections.max",
-        set: |config, _| config.relay.reservations_max = config.connections.max,
+        set: |config, _| config.relay.reservations_max = config.connections.max.max(1),
     },
     Rule {
         key: "relay.reservations_per_ip_max",
@@ -221,13 +221,13 @@ pub(super) const RULES: &[Rule] = &[
         key: "streams.ping_max",
         of: "connections.max",
         text: "connections.max",
-        set: |config, _| config.streams.ping_max = config.connections.max,
+        set: |config, _| config.streams.ping_max = config.connections.max.max(1),
     },
     Rule {
         key: "streams.identify_max",
         of: "connections.max",
         text: "connections.max",
-        set: |config, _| config.streams.identify_max = config.connections.max,
+        set: |config, _| config.streams.identify_max = config.connections.max.max(1),
     },
     Rule {
         key: "streams.push_max",

@@ -12,7 +12,7 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{ConfigError, Fault, Loaded, nested};
+use super::{ConfigError, Fault, Loaded, Origin, nested};
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -76,7 +76,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn ranges(&mut self) {
+    fn counts(&mut self) {
         let config = &self.loaded.config;
         let (relay, connections) = (&config.relay, &config.connections);
         let streams = &config.streams;
@@ -119,6 +119,12 @@ impl Check<'_> {
         ] {
             self.within(key, count, 1, COUNT_MAX);
         }
+    }
+
+    fn ranges(&mut self) {
+        self.counts();
+        let config = &self.loaded.config;
+        let (relay, connections) = (&config.relay, &config.connections);
         self.within(
             "connections.streams_max",
             connections.streams_max,
@@ -127,7 +133,7 @@ impl Check<'_> {
         );
         self.within("access.rules_max", config.access.rules_max, 0, RULES_MAX);
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
-        self.within("streams.max", streams.max, 1, 4 * COUNT_MAX);
+        self.within("streams.max", config.streams.max, 1, 4 * COUNT_MAX);
         self.rates();
         self.streams_fit_one_connection();
         if connections
@@ -282,7 +288,11 @@ impl Check<'_> {
         }
     }
 
+    /// What is derived is as wrong as what it is derived from.
     fn within(&mut self, key: &str, count: usize, least: usize, most: usize) {
+        if matches!(self.loaded.origin(key), Origin::Derived(_)) {
+            return;
+        }
         if count < least || count > most {
             self.refuse(key, &format!("must be from {least} to {most}"));
         }

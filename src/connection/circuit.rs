@@ -77,7 +77,7 @@ impl Connection {
         let deadline = pass.now + PATIENCE + Duration::from_secs(1);
         self.set_deadline(stream, Some(deadline));
         if let Some(entry) = self.table.find_mut(stream) {
-            entry.permit.is_circuit();
+            entry.permit.protocol_done();
             let mut waiting = Waiting {
                 circuit,
                 target,

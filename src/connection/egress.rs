@@ -211,6 +211,8 @@ impl Egress {
         state.writer = None;
         state.streams = Vec::new();
         state.queued = 0;
+        // Others may hold on to their handle for a while.
+        super::pool::give(mem::take(&mut state.batch).into_buffer());
         mem::take(&mut state.inbox)
     }
 

@@ -75,6 +75,12 @@ pub(super) fn is_full() -> bool {
     })
 }
 
+/// What this thread has not told the account.
+#[cfg(test)]
+pub(super) fn untold() -> i64 {
+    POOL.with_borrow(|pool| pool.untold)
+}
+
 impl Pool {
     fn hold(&mut self, bytes: usize) {
         self.untold += i64::try_from(bytes).unwrap_or(i64::MAX);

@@ -225,20 +225,25 @@ impl Connection {
                 }
                 self.consumed(stream, payload.len(), pass);
             }
-            Ok(Some((Outcome::Answered, _))) => {
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
-            }
+            Ok(Some((Outcome::Answered, _))) => self.answered(stream, pass),
             Ok(Some((Outcome::Connect(circuit, target), used))) => {
                 self.consumed(stream, used, pass);
                 self.ask_target(stream, circuit, target, &payload[used..], pass);
             }
             Err(error) => {
                 relay.malformed(error, asker, pass.output);
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
+                self.answered(stream, pass);
             }
         }
+    }
+
+    /// Sends hop's answer, behind which nothing comes.
+    fn answered(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        if let Some(entry) = self.table.find_mut(stream) {
+            entry.permit.protocol_done();
+        }
+        self.send(stream, pass);
+        self.finish_stream(stream, pass);
     }
 
     fn identified(

@@ -10,4 +10,5 @@ mod muxers;
 mod pacing;
 mod patience;
 mod peer;
+mod refusals;
 mod services;

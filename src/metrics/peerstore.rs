@@ -8,6 +8,27 @@ use prometheus::{IntCounter, IntGauge};
 use super::declare::{Counters, Declarations};
 use super::gauge_value;
 
+/// Why something that a peer announced was not kept.
+const REASONS: &[&str] = &[
+    "malformed",
+    "too_long",
+    "other_peer",
+    "private",
+    "unreachable",
+    "addresses",
+    "protocols",
+    "agent",
+    "texts",
+    "record_malformed",
+    "record_too_large",
+    "record_foreign",
+    "record_signature",
+    "record_sequence",
+    "record_rate",
+    "peer",
+    "memory",
+];
+
 /// What the peerstore holds and does.
 #[derive(Debug)]
 pub struct PeerstoreMetrics {
@@ -62,25 +83,7 @@ impl PeerstoreMetrics {
                 "waystation_peerstore_refused_total",
                 "What peers announced and was not kept, by reason; the rest of the announcement was.",
                 "reason",
-                &[
-                    "malformed",
-                    "too_long",
-                    "other_peer",
-                    "private",
-                    "unreachable",
-                    "addresses",
-                    "protocols",
-                    "agent",
-                    "texts",
-                    "record_malformed",
-                    "record_too_large",
-                    "record_foreign",
-                    "record_signature",
-                    "record_sequence",
-                    "record_rate",
-                    "peer",
-                    "memory",
-                ],
+                REASONS,
             ),
             evicted: declare.counters(
                 "waystation_peerstore_evicted_total",

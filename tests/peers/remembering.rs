@@ -39,7 +39,7 @@ async fn peers_are_known_after_a_restart() {
     let _peers = meet(&server).await;
     server.signal(Signal::TERM);
     assert_eq!(server.exit().await.code(), Some(0));
-    let server = server.start_again();
+    let server = server.restarted(&[]);
     server.until(PEERS_KNOWN, PEERS).await;
     server.until(ADDRESSES_KNOWN, PEERS).await;
 }
@@ -59,6 +59,6 @@ async fn peers_are_known_after_a_crash() {
     .await;
     server.signal(Signal::KILL);
     server.exit().await;
-    let server = server.start_again();
+    let server = server.restarted(&[]);
     server.until(PEERS_KNOWN, PEERS).await;
 }

@@ -27,7 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::{AccessLists, Config},
-    connection::{Closed, Connection, Context, Handover, Remote},
+    connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
         demux::{Side, StreamId},
@@ -42,7 +42,7 @@ use crate::{
         access::Access,
         addresses::Addresses,
         circuits::Circuits,
-        limits::{Limits, StreamLimits},
+        limits::{Buffers, Limits, StreamLimits},
         peerstore::Peerstore,
         reservations::Reservations,
     },
@@ -120,6 +120,7 @@ async fn breathe() {
 /// What connections share, without a listener.
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
+    pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
     /// What the kernel holds of a connection in each direction. Little, so that
     /// a peer that does not read is felt soon; but less than a segment of
@@ -141,6 +142,8 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
+        let buffers = Buffers::new(config.connections.buffers_max);
+        pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,
@@ -148,7 +151,8 @@ impl Server {
                 &metrics.access,
             )),
             reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
+                .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -164,6 +168,7 @@ impl Server {
             context: Arc::new(Context::new(
                 menu, answer, relay, peerstore, metrics, streams,
             )),
+            buffers,
             limits: Limits::new(&config.connections),
             kernel_bytes: 32 * 1024,
         }
@@ -305,6 +310,8 @@ impl Server {
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
         assert_eq!(self.limits.usage().peers, 0, "peers with connections");
         assert!(context.streams.is_clear(), "stream permits");
+        let buffers = self.buffers.taken() + pool::untold();
+        assert_eq!(buffers, 0, "bytes in buffers");
         for gauge in [
             "waystation_streams",
             "waystation_connections",

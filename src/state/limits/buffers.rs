@@ -38,7 +38,14 @@ impl Buffers {
     /// Whether nothing more should be let in.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) >= self.max
+        self.taken() >= self.max
+    }
+
+    /// Bytes taken. Below zero while the thread that freed some has told of it
+    /// and the one that took them has not.
+    #[must_use]
+    pub fn taken(&self) -> i64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Bytes taken, of how many; a maximum of 0 is none.
@@ -46,7 +53,7 @@ impl Buffers {
     pub fn usage(&self) -> Level {
         let bytes = |count: i64| usize::try_from(count).unwrap_or(0);
         Level {
-            taken: bytes(self.taken.load(Ordering::Relaxed)),
+            taken: bytes(self.taken()),
             max: if self.max == i64::MAX {
                 0
             } else {

@@ -156,9 +156,9 @@ impl OriginPermit {
             site,
             host,
         } = self;
-        system.map(GroupPermit::undo);
-        prefix.map(GroupPermit::undo);
-        site.map(GroupPermit::undo);
-        host.map(GroupPermit::undo);
+        system.into_iter().for_each(GroupPermit::undo);
+        prefix.into_iter().for_each(GroupPermit::undo);
+        site.into_iter().for_each(GroupPermit::undo);
+        host.into_iter().for_each(GroupPermit::undo);
     }
 }

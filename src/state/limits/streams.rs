@@ -2,9 +2,9 @@
 //! peer.
 //!
 //! A stream holds a permit from its opening to its end. What it runs is
-//! counted from the moment a protocol is agreed on until it ends or becomes an
-//! end of a circuit, which has limits of its own: a limit on hop must not be a
-//! hidden limit on circuits. Streams that are opened for circuits (stop) are
+//! counted from the moment a protocol is agreed on until it ends; for hop only
+//! until it is answered, since a limit on hop must not be a hidden limit on
+//! circuits, which have limits of their own. Streams that are opened for circuits (stop) are
 //! bounded by circuits as well.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -185,8 +185,9 @@ impl StreamLimits {
 }
 
 impl StreamPermit {
-    /// The stream has become an end of a circuit.
-    pub fn is_circuit(&mut self) {
+    /// The stream's request has been answered, or has become a circuit: from
+    /// now on it counts in total only.
+    pub fn protocol_done(&mut self) {
         self.protocol = None;
     }
 }
@@ -257,7 +258,7 @@ mod tests {
         limits.agreed(&mut second, Protocol::Hop, &two).unwrap();
         let full = Err(StreamRefusal::Protocol(Protocol::Hop));
         assert_eq!(limits.agreed(&mut third, Protocol::Hop, &three), full);
-        first.is_circuit();
+        first.protocol_done();
         limits.agreed(&mut third, Protocol::Hop, &three).unwrap();
 
         limits.agreed(&mut first, Protocol::Ping, &one).unwrap();
