@@ -3,6 +3,8 @@
 //! Owns every rule beyond the type of a value; which limit lies within which
 //! stands in `nested.rs`.
 
+mod peerstore;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     check.bandwidth();
     check.listen();
     check.announce();
+    check.peerstore();
     check.log();
     check.faults
 }
@@ -616,6 +619,30 @@ mod tests {
             error.ends_with(&format!("in the id of another peer, ours is {OWN}")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_peerstore_holds_at_least_who_is_connected() {
+        let raised = load(&["connections.max=200000"]).unwrap().config.peerstore;
+        assert_eq!(raised.peers_max, 400_000);
+        assert_eq!(raised.addresses_max, 4_000_000);
+        assert_eq!(
+            reason(&["peerstore.peers_max=1000", "connections.max=2000"]),
+            "is below connections.max = 2000 from flag --set: peers that are connected are known"
+        );
+        load(&["peerstore.peers_max=2000", "connections.max=2000"]).unwrap();
+    }
+
+    #[test]
+    fn permanent_peers_are_addresses_of_peers() {
+        for address in ["/ip4/192.0.2.1/tcp/4001", &format!("/p2p/{OTHER}")] {
+            assert_eq!(
+                reason(&[&format!("peerstore.permanent_peers={address}")]),
+                format!("{address} is not an address that ends in /p2p/PEER-ID")
+            );
+        }
+        let whole = format!("/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}");
+        load(&[&format!("peerstore.permanent_peers={whole}")]).unwrap();
     }
 
     #[test]
