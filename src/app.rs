@@ -7,10 +7,12 @@
 mod access;
 pub mod cli;
 pub mod logging;
+mod memory;
 mod observe;
 mod server;
 mod shutdown;
 mod supervisor;
+mod trimmer;
 mod worker;
 
 use std::io::{self, Write};

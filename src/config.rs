@@ -138,6 +138,14 @@ schema::sections! {
         /// Connections and sockets in upgrade, together: the capacity from which
         /// the other limits follow.
         max: usize = 50_000,
+        /// Connections at which shedding starts in the background.
+        high_water: usize = 45_000,
+        /// Connections that shedding leaves. The least valuable go first; those
+        /// with a reservation, with an open circuit or of listed peers are left
+        /// alone.
+        low_water: usize = 40_000,
+        /// How long a new connection is not shed.
+        grace_period: Duration = Duration::from_secs(60),
         /// Sockets whose peer has not yet shown who it is.
         transient_max: usize = 3_125,
         /// Connections of one peer, once it has shown who it is.
@@ -203,6 +211,13 @@ schema::sections! {
         hop_max: usize = 25_000,
         /// hop, until answered: streams of one peer.
         hop_per_peer_max: usize = 64,
+    }
+
+    /// Memory of the whole process.
+    memory: MemoryConfig {
+        /// Resident size above which connections are shed, also below
+        /// connections.low_water and those that are protected. 0: no limit.
+        max: Option<u64> = Some(768 << 20),
     }
 
     /// Metrics, health and changes while running, over HTTP.

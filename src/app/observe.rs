@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::metrics::Metrics;
+use crate::state::connections::Reason;
 use crate::state::limits::{Level, TableUsage};
 use crate::store::Store;
 
@@ -50,6 +51,12 @@ pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &A
         metrics
             .circuits
             .set_metered_peers(circuits.bandwidth().peers());
+        let connections = &context.connections;
+        metrics.trimming.set_levels(
+            connections.peers(),
+            connections.open().saturating_sub(connections.staying()),
+            Reason::ALL.map(|reason| connections.protected(reason)),
+        );
         metrics.store.set_file_bytes(store.file_bytes());
         context.relay.access.observe();
     });

@@ -22,6 +22,7 @@ use crate::{
         access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
+        connections::{Connections, Marks},
         limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
@@ -29,7 +30,7 @@ use crate::{
     upgrade::UpgradeContext,
 };
 
-use super::{access, observe::observe, shutdown, supervisor::Supervisor, worker};
+use super::{access, observe::observe, shutdown, supervisor::Supervisor, trimmer, worker};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -41,6 +42,8 @@ pub(super) struct Server {
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
+    /// Bytes.
+    memory_max: Option<u64>,
 }
 
 impl Server {
@@ -107,6 +110,7 @@ impl Server {
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
+            memory_max: config.memory.max,
         })
     }
 
@@ -139,22 +143,10 @@ impl Server {
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
         let rules = access::tend_rules(self.rulebook);
-        let background = until.clone();
-        supervisor.spawn("housekeeping", async move {
-            tokio::select! {
-                // Cancel-safe: each round is complete in itself.
-                () = background.cancelled() => {}
-                () = housekeeping => {}
-            }
-        });
-        let background = until.clone();
-        supervisor.spawn("rules", async move {
-            tokio::select! {
-                // Cancel-safe: a round that has begun is ended by its thread.
-                () = background.cancelled() => {}
-                () = rules => {}
-            }
-        });
+        let trimming = trimmer::task(&self.shared, self.memory_max);
+        background(&supervisor, "housekeeping", &until, housekeeping);
+        background(&supervisor, "rules", &until, rules);
+        background(&supervisor, "trimmer", &until, trimming);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -169,6 +161,25 @@ impl Server {
         supervisor.finished().await;
         Ok(())
     }
+}
+
+/// Starts a task that goes on until the token is cancelled. Each of them may be
+/// dropped at any point: rounds are complete in themselves, or ended by a thread
+/// of their own.
+fn background(
+    supervisor: &Supervisor,
+    name: &'static str,
+    until: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let until = until.clone();
+    supervisor.spawn(name, async move {
+        tokio::select! {
+            // Both are cancel-safe.
+            () = until.cancelled() => {}
+            () = task => {}
+        }
+    });
 }
 
 /// The rules that were made at run time, with the power to cut.
@@ -213,13 +224,22 @@ fn context(
     metrics
         .listener
         .set_upgrading_max(config.connections.transient_max);
+    let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
         access: Arc::new(access),
         addresses,
-        reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
-            .with_buffers(Arc::clone(buffers)),
+        reservations: Reservations::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.relay),
+        ),
+        circuits: Circuits::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.circuits),
+        )
+        .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -227,6 +247,7 @@ fn context(
         menu,
         answer,
         relay,
+        connections,
         Arc::clone(metrics),
         StreamLimits::new(config),
     )

@@ -24,10 +24,11 @@ use crate::engine::{
 };
 use crate::metrics::ConnectionGuard;
 use crate::state::{
+    access::Gate,
     circuits::EndCause,
+    connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
-    registry::{ConnectionId, Presence},
 };
 
 use super::{
@@ -131,9 +132,10 @@ impl Connection {
             Arc::clone(&context.metrics.egress),
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
+        let ip = remote.address.ip();
         let id = context
-            .registry
-            .register(remote.peer, remote.address.ip(), link);
+            .connections
+            .register(remote.peer, ip, link, clock::now());
         let connection = Self {
             context,
             remote,
@@ -177,6 +179,7 @@ impl Connection {
             .at_authentication(&self.remote.peer, self.remote.address.ip())
             .is_err()
         {
+            tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, gate = Gate::Authentication.label(), "denied by the operator's rules");
             return Err(Closed::Ending(Ending::Denied));
         }
         with_pass(clock::now(), |pass, _| {
@@ -229,7 +232,7 @@ impl Connection {
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
         let peer = &self.remote.peer;
-        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+        if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
             self.context.peers.forget(peer, newest);
         }

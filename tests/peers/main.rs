@@ -46,6 +46,7 @@ mod refusals;
 mod reserve;
 mod shutdown;
 mod stalling;
+mod trimming;
 
 use std::time::Duration;
 
