@@ -410,6 +410,7 @@ impl Everything {
             self.reservations.release(&held.peer, newest);
             self.peers.forget(&held.peer, newest);
         }
+        drop(held);
     }
 }
 
