@@ -5,6 +5,8 @@
 //! held for copying (with the look at the lists behind it, which takes no
 //! lock) and the memory that a peer takes in the table.
 
+#![expect(clippy::print_stdout, reason = "a bench tells its figures")]
+
 use std::{
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
