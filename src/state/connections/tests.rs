@@ -432,6 +432,7 @@ impl Everything {
             self.peerstore
                 .disconnected(&held.peer, newest, remote, clock::now());
         }
+        drop(held);
     }
 }
 
