@@ -26,8 +26,8 @@ use multiaddr::Multiaddr;
 use tikv_jemalloc_ctl::{epoch, stats};
 use waystation::config::PeerstoreConfig;
 use waystation::metrics::Metrics;
+use waystation::state::connections::ConnectionId;
 use waystation::state::peerstore::{Announcement, Peerstore, Speaker, Wall};
-use waystation::state::registry::ConnectionId;
 use waystation::store::{Change, Store, Table};
 
 #[global_allocator]

@@ -8,10 +8,13 @@ mod access;
 pub mod cli;
 mod interfaces;
 pub mod logging;
+mod memory;
+mod observe;
 mod peers;
 mod server;
 mod shutdown;
 mod supervisor;
+mod trimmer;
 mod worker;
 
 use std::io::{self, Write};

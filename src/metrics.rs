@@ -27,6 +27,7 @@ mod relay;
 mod sharded;
 mod store;
 mod streams;
+mod trimming;
 mod upgrade;
 
 use std::fmt;
@@ -51,6 +52,7 @@ pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
+pub use trimming::TrimMetrics;
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
 use declare::{Declarations, Declared};
@@ -67,6 +69,7 @@ pub struct Metrics {
     pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
+    pub trimming: Arc<TrimMetrics>,
     pub streams: Arc<StreamMetrics>,
     pub muxers: Arc<MuxerMetrics>,
     pub egress: Arc<EgressMetrics>,
@@ -101,6 +104,7 @@ impl Metrics {
         let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
+        let trimming = Arc::new(TrimMetrics::new(&mut declare));
         let streams = Arc::new(StreamMetrics::new(&mut declare));
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
@@ -115,6 +119,7 @@ impl Metrics {
             limits,
             upgrade,
             connections,
+            trimming,
             streams,
             muxers,
             egress,

@@ -22,14 +22,17 @@ use crate::{
         access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
-        limits::{AsnDatabase, Buffers, Level, Limits, StreamLimits, TableUsage},
+        connections::{Connections, Marks},
+        limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
     store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{access, interfaces, peers, shutdown, supervisor::Supervisor, worker};
+use super::{
+    access, interfaces, observe::observe, peers, shutdown, supervisor::Supervisor, trimmer, worker,
+};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -43,6 +46,8 @@ pub(super) struct Server {
     store: Arc<Store>,
     write_interval: Duration,
     drain_timeout: Duration,
+    /// Bytes.
+    memory_max: Option<u64>,
 }
 
 impl Server {
@@ -111,6 +116,7 @@ impl Server {
             store,
             write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
+            memory_max: config.memory.max,
         })
     }
 
@@ -143,25 +149,13 @@ impl Server {
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
         let rules = access::tend_rules(self.rulebook);
-        let background = until.clone();
-        supervisor.spawn("housekeeping", async move {
-            tokio::select! {
-                // Cancel-safe: each round is complete in itself.
-                () = background.cancelled() => {}
-                () = housekeeping => {}
-            }
-        });
+        let trimming = trimmer::task(&self.shared, self.memory_max);
+        background(&supervisor, "housekeeping", &until, housekeeping);
+        background(&supervisor, "rules", &until, rules);
+        background(&supervisor, "trimmer", &until, trimming);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
-        let background = until.clone();
-        supervisor.spawn("rules", async move {
-            tokio::select! {
-                // Cancel-safe: a round that has begun is ended by its thread.
-                () = background.cancelled() => {}
-                () = rules => {}
-            }
-        });
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -176,6 +170,25 @@ impl Server {
         supervisor.finished().await;
         Ok(())
     }
+}
+
+/// Starts a task that goes on until the token is cancelled. Each of them may be
+/// dropped at any point: rounds are complete in themselves, or ended by a thread
+/// of their own.
+fn background(
+    supervisor: &Supervisor,
+    name: &'static str,
+    until: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let until = until.clone();
+    supervisor.spawn(name, async move {
+        tokio::select! {
+            // Both are cancel-safe.
+            () = until.cancelled() => {}
+            () = task => {}
+        }
+    });
 }
 
 /// The rules that were made at run time, with the power to cut.
@@ -221,13 +234,22 @@ fn context(
     metrics
         .listener
         .set_upgrading_max(config.connections.transient_max);
+    let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
         access: Arc::new(access),
         addresses,
-        reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
-            .with_buffers(Arc::clone(buffers)),
+        reservations: Reservations::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.relay),
+        ),
+        circuits: Circuits::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.circuits),
+        )
+        .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -235,6 +257,7 @@ fn context(
         menu,
         answer,
         relay,
+        connections,
         peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
         StreamLimits::new(config),
@@ -282,54 +305,6 @@ async fn bind_admin(
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
-}
-
-/// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
-    let store = Arc::clone(store);
-    let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
-    let context = Arc::downgrade(&shared.context);
-    metrics.before_scrape(move |metrics| {
-        let Some(context) = context.upgrade() else {
-            return;
-        };
-        let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
-        let usage = limits.usage();
-        let [streams, ping, identify, push, hop] = context.streams.usage();
-        let pair = |level: Level| (level.taken, level.max);
-        metrics.limits.set_limits([
-            pair(usage.total),
-            pair(usage.transient),
-            pair(buffers.usage()),
-            (reservations.count(), reservations.max()),
-            (circuits.open_count(), circuits.max()),
-            pair(streams),
-            pair(ping),
-            pair(identify),
-            pair(push),
-            pair(hop),
-        ]);
-        let table = |usage: TableUsage| (pair(usage.groups), usage.overflow);
-        metrics.limits.set_tables([
-            table(usage.hosts),
-            table(usage.sites),
-            table(usage.prefixes),
-            table(usage.systems),
-            table(reservations.rates_usage()),
-            table(circuits.rates_usage()),
-        ]);
-        metrics
-            .circuits
-            .set_metered_peers(circuits.bandwidth().peers());
-        metrics.store.set_file_bytes(store.file_bytes());
-        let usage = context.peerstore.usage();
-        metrics.identify.set_interned(usage.protocols, usage.agents);
-        let (peers, addresses) = (usage.peers, usage.addresses);
-        metrics
-            .peerstore
-            .set_usage(peers, addresses, usage.bytes, usage.changed);
-        context.relay.access.observe();
-    });
 }
 
 /// Sweeps expired reservations and peers, a stripe a second, and keeps the service

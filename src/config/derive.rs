@@ -23,6 +23,8 @@ const MEMORY_PER_CONNECTION: u64 = 16 * 1024;
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
 const DESCRIPTORS_RESERVED: u64 = 256;
+/// Least memory for the process: without any peer it takes about half.
+const MEMORY_LEAST: u64 = 32 << 20;
 /// Least room for buffers: that of a few dozen circuits at full speed.
 const BUFFERS_LEAST: u64 = 32 << 20;
 
@@ -51,6 +53,24 @@ pub(super) const RULES: &[Rule] = &[
         of: "",
         text: "50000, or fewer where descriptors (one each) or memory (16 KiB each) allow no more",
         set: |config, host| config.connections.max = connections(host),
+    },
+    Rule {
+        key: "connections.high_water",
+        of: "connections.max",
+        text: "nine tenths of connections.max",
+        set: |config, _| config.connections.high_water = part(config.connections.max, 9, 10),
+    },
+    Rule {
+        key: "connections.low_water",
+        of: "connections.high_water",
+        text: "eight ninths of connections.high_water",
+        set: |config, _| config.connections.low_water = part(config.connections.high_water, 8, 9),
+    },
+    Rule {
+        key: "memory.max",
+        of: "",
+        text: "three quarters of the memory: the rest is the kernel's, for sockets",
+        set: |config, host| config.memory.max = Some(resident(host)),
     },
     Rule {
         key: "connections.transient_max",
@@ -310,6 +330,13 @@ fn buffers(host: &Host) -> u64 {
     quarter.max(BUFFERS_LEAST)
 }
 
+/// What the process may take of the host; the kernel's buffers of sockets
+/// count in a control group and not in the process.
+fn resident(host: &Host) -> u64 {
+    let most = (host.memory_bytes / 4 * 3) >> 20 << 20;
+    most.max(MEMORY_LEAST)
+}
+
 /// Told in whole MiB: the last KiB matter to nobody.
 fn memory(host: &Host) -> String {
     format!("memory = {}", show_size(host.memory_bytes >> 20 << 20))
@@ -318,6 +345,11 @@ fn memory(host: &Host) -> String {
 /// One in `one_in` of `whole`: at least `least`, and never more than there is.
 fn share(whole: usize, one_in: usize, least: usize) -> usize {
     (whole / one_in).max(least).min(whole.max(1))
+}
+
+/// So many parts of `whole`, rounded down, at least one.
+fn part(whole: usize, parts: usize, of: usize) -> usize {
+    (whole / of * parts + whole % of * parts / of).max(1)
 }
 
 /// So many a second that `count` have come within `seconds`.

@@ -14,6 +14,8 @@ type Count = (&'static str, fn(&mut Config) -> &mut usize);
 const NESTED: &[(Count, Count)] = &[
     (RESERVATIONS_PER_IP, RESERVATIONS_PER_PREFIX),
     (RESERVATIONS_PER_PREFIX, RESERVATIONS),
+    (LOW_WATER, HIGH_WATER),
+    (HIGH_WATER, CONNECTIONS),
     (PER_IP, PER_SITE),
     (PER_SITE, PER_PREFIX),
     (PER_PREFIX, PER_ASN),
@@ -53,6 +55,8 @@ macro_rules! counts {
 
 counts! {
     CONNECTIONS = connections.max;
+    HIGH_WATER = connections.high_water;
+    LOW_WATER = connections.low_water;
     TRANSIENT = connections.transient_max;
     PER_IP = connections.per_ip_max;
     PER_SITE = connections.per_site_max;

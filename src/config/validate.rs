@@ -22,6 +22,8 @@ const YAMUX_STREAMS_MAX: usize = 512;
 const BUFFERS_LEAST: u64 = 4 << 20;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Smallest budget of memory: a server without any peer takes about half.
+const MEMORY_MIN: u64 = 32 << 20;
 /// Slowest rate that circuits can be held to: at it, a window takes a quarter
 /// of a minute, in which a peer over mplex is not read from.
 const BANDWIDTH_MIN: u64 = 16 * 1024;
@@ -95,6 +97,8 @@ impl Check<'_> {
             ("relay.reserve_burst_per_peer", relay.reserve_burst_per_peer),
             ("relay.connect_burst_per_peer", relay.connect_burst_per_peer),
             ("connections.max", connections.max),
+            ("connections.high_water", connections.high_water),
+            ("connections.low_water", connections.low_water),
             ("connections.transient_max", connections.transient_max),
             ("connections.per_peer_max", connections.per_peer_max),
             ("connections.per_ip_max", connections.per_ip_max),
@@ -147,6 +151,9 @@ impl Check<'_> {
         }
         if connections.upgrade_timeout.is_zero() {
             self.refuse("connections.upgrade_timeout", "must be above 0");
+        }
+        if config.memory.max.is_some_and(|max| max < MEMORY_MIN) {
+            self.refuse("memory.max", "must be at least 32MiB");
         }
         // Peers are told both in whole seconds, and 0 would mean no limit.
         let told_in_seconds = [
@@ -417,6 +424,8 @@ mod tests {
                 "relay.reservations_max",
             ),
             ("relay.circuits_per_peer_max", "relay.circuits_max"),
+            ("connections.high_water", "connections.max"),
+            ("connections.low_water", "connections.high_water"),
             ("connections.transient_max", "connections.max"),
             ("connections.per_ip_max", "connections.per_site_max"),
             ("connections.per_site_max", "connections.per_prefix_max"),
@@ -510,6 +519,31 @@ mod tests {
         let loaded = load(&["streams.max=20"]).unwrap();
         assert_eq!(loaded.config.relay.circuits_max, 10);
         assert_eq!(loaded.config.streams.hop_max, 20);
+    }
+
+    #[test]
+    fn the_water_marks_follow_the_limit_above_them() {
+        for (settings, high, low) in [
+            (&[][..], 45_000, 40_000),
+            (&["connections.max=1000"], 900, 800),
+            (&["connections.max=1"], 1, 1),
+            (&["connections.high_water=90"], 90, 80),
+            (&["connections.max=100", "connections.low_water=95"], 95, 95),
+            (&["connections.max=7"], 6, 5),
+        ] {
+            let connections = load(settings).unwrap().config.connections;
+            assert_eq!(
+                (connections.high_water, connections.low_water),
+                (high, low),
+                "{settings:?}"
+            );
+        }
+        assert_eq!(
+            reason(&["connections.max=100", "connections.low_water=101"]),
+            "is above connections.high_water = 100 derived from connections.max = 100"
+        );
+        assert_eq!(reason(&["memory.max=1MiB"]), "must be at least 32MiB");
+        load(&["memory.max=32MiB", "connections.grace_period=0"]).unwrap();
     }
 
     #[test]

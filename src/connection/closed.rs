@@ -69,6 +69,8 @@ impl Closed {
             Self::KeepAlive => "keep_alive",
             Self::Ending(Ending::Shutdown) => "shutdown",
             Self::Ending(Ending::Denied) => "denied",
+            Self::Ending(Ending::Trimmed) => "trimmed",
+            Self::Ending(Ending::MemoryShort) => "memory_short",
         }
     }
 
@@ -87,6 +89,8 @@ impl Closed {
             | Self::KeepAlive
             | Self::Ending(Ending::Shutdown) => GoAwayCode::Normal,
             Self::Ending(Ending::Denied) => GoAwayCode::Gated,
+            Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,
+            Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
         }
     }
 }

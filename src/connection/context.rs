@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{limits::StreamLimits, peerstore::Peerstore, registry::Registry},
+    state::{connections::Connections, limits::StreamLimits, peerstore::Peerstore},
 };
 
 /// The server, as its connections see it.
@@ -26,7 +26,7 @@ pub struct Context {
     /// RESERVE and CONNECT.
     pub relay: Relay,
     /// Who is connected.
-    pub registry: Registry,
+    pub connections: Arc<Connections>,
     /// The peers we have met.
     pub peerstore: Peerstore,
     /// Counters of every layer.
@@ -43,6 +43,7 @@ impl Context {
         menu: Menu,
         answer: Answer,
         relay: Relay,
+        connections: Arc<Connections>,
         peerstore: Peerstore,
         metrics: Arc<Metrics>,
         streams: Arc<StreamLimits>,
@@ -51,7 +52,7 @@ impl Context {
             menu,
             answer,
             relay,
-            registry: Registry::default(),
+            connections,
             peerstore,
             metrics,
             streams,

@@ -114,14 +114,19 @@ impl Connection {
         self.send(stream, pass);
     }
 
+    /// Tells the log and the metrics which limit a stream met.
+    pub(super) fn stream_refused(&self, refusal: StreamRefusal) {
+        tracing::debug!(peer = %self.remote.peer, limit = refusal.label(), %refusal, "stream refused");
+        self.context.metrics.streams.refused(refusal.label());
+    }
+
     /// Opens a stream of ours; `None` when every id has been used, or when
     /// there are as many streams as there may be.
     pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> Option<StreamKey> {
-        let refused = |refusal: &StreamRefusal| {
-            tracing::debug!(peer = %self.remote.peer, limit = refusal.label(), %refusal, "stream not opened");
-            self.context.metrics.streams.refused(refusal.label());
-        };
-        let permit = self.context.streams.open().inspect_err(refused).ok()?;
+        let permit = self.context.streams.open();
+        let permit = permit
+            .inspect_err(|refusal| self.stream_refused(*refusal))
+            .ok()?;
         let stream = self.egress.open_stream()?;
         let mut guard = self
             .context

@@ -265,12 +265,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells the log and the metrics which limit a stream met.
-    pub(super) fn stream_refused(&self, refusal: StreamRefusal) {
-        tracing::debug!(peer = %self.remote.peer, limit = refusal.label(), %refusal, "stream refused");
-        self.context.metrics.streams.refused(refusal.label());
-    }
-
     fn on_finished(&mut self, id: StreamId, pass: &mut Pass<'_>) {
         let Some(entry) = self.table.get_mut(id) else {
             return;

@@ -26,9 +26,9 @@ use crate::metrics::ConnectionGuard;
 use crate::state::{
     access::Gate,
     circuits::EndCause,
+    connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
-    registry::{ConnectionId, Presence},
 };
 
 use super::{
@@ -132,9 +132,10 @@ impl Connection {
             Arc::clone(&context.metrics.egress),
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
+        let ip = remote.address.ip();
         let id = context
-            .registry
-            .register(remote.peer, remote.address.ip(), link);
+            .connections
+            .register(remote.peer, ip, link, clock::now());
         context.peerstore.connected(&remote.peer, id, clock::now());
         let connection = Self {
             context,
@@ -232,7 +233,7 @@ impl Connection {
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
         let peer = &self.remote.peer;
-        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+        if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
             let (peerstore, address) = (&self.context.peerstore, self.remote.address);
             peerstore.disconnected(peer, newest, address, clock::now());

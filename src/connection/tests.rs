@@ -12,3 +12,4 @@ mod patience;
 mod peer;
 mod refusals;
 mod services;
+mod trimming;

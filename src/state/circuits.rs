@@ -23,6 +23,7 @@ use crate::{
     state::{
         access::Standing,
         bandwidth::{Bandwidth, Due, Pace},
+        connections::{Connections, Reason, Tag},
         limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
     },
@@ -119,6 +120,7 @@ pub struct Circuits {
     per_peer_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
+    connections: Arc<Connections>,
     bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
     rates: PeerRates,
@@ -129,7 +131,11 @@ pub struct Circuits {
 impl Circuits {
     /// No circuit yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<CircuitMetrics>,
+    ) -> Self {
         metrics.set_max(config.circuits_max);
         metrics.set_rates([
             config.bandwidth_max,
@@ -143,6 +149,7 @@ impl Circuits {
             per_peer_max: config.circuits_per_peer_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
+            connections,
             bandwidth: Bandwidth::new(config),
             metrics,
             rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
@@ -190,10 +197,15 @@ impl Circuits {
             .destinations
             .try_acquire(destination, destination_max)
             .map_err(|_| CircuitRefusal::Destination)?;
+        // Taken back when the circuit is dropped.
+        for peer in [source, destination] {
+            self.connections.protect(peer, Reason::Circuit);
+        }
         Ok(Arc::new(Circuit {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
             bytes_max: self.bytes_max.filter(|_| !unlimited),
             duration_max: self.duration_max.filter(|_| !unlimited),
+            connections: Arc::clone(&self.connections),
             pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
@@ -271,6 +283,7 @@ pub struct Circuit {
     id: CircuitId,
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
+    connections: Arc<Connections>,
     pace: Option<Pace>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
@@ -330,13 +343,25 @@ impl Circuit {
 
     /// Both ends are there.
     pub fn started(&self) {
-        *self.running.lock() = Some(self.metrics.opened(clock::now()));
+        let now = clock::now();
+        *self.running.lock() = Some(self.metrics.opened(now));
+        for peer in [self.source(), self.destination()] {
+            self.connections.credit(peer, Tag::Relayed, now);
+        }
     }
 
     /// Tells why it ends; the first cause told is the one that is counted.
     pub fn ended(&self, cause: EndCause) {
         if let Some(running) = self.running.lock().as_mut() {
             running.ending(cause.label());
+        }
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        for peer in [self.source(), self.destination()] {
+            self.connections.unprotect(peer, Reason::Circuit);
         }
     }
 }

@@ -29,7 +29,7 @@ use multiaddr::{Multiaddr, Protocol};
 use crate::config::PeerstoreConfig;
 use crate::metrics::PeerstoreMetrics;
 use crate::state::{
-    addresses::Reach, peer_key::PeerKey, registry::ConnectionId, striped::StripedMap,
+    addresses::Reach, connections::ConnectionId, peer_key::PeerKey, striped::StripedMap,
 };
 
 pub use announce::{Announcement, Speaker};

@@ -20,8 +20,8 @@ use crate::{
     metrics::{RelayMetrics, ReservationGuard},
     state::{
         access::Standing,
+        connections::{ConnectionId, Connections, Reason, Tag},
         limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
-        registry::ConnectionId,
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -89,6 +89,7 @@ pub struct Reservations {
     per_ip_max: usize,
     per_prefix_max: usize,
     ttl: Duration,
+    connections: Arc<Connections>,
     rates: PeerRates,
     metrics: Arc<RelayMetrics>,
 }
@@ -96,7 +97,11 @@ pub struct Reservations {
 impl Reservations {
     /// No reservation yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<RelayMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<RelayMetrics>,
+    ) -> Self {
         metrics.set_max(config.reservations_max);
         Self {
             peers: StripedMap::new(),
@@ -106,6 +111,7 @@ impl Reservations {
             per_ip_max: config.reservations_per_ip_max,
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
+            connections,
             rates: PeerRates::new(config.reserve_rate_per_peer, config.reserve_burst_per_peer),
             metrics,
         }
@@ -148,11 +154,15 @@ impl Reservations {
         });
         if renewed {
             self.metrics.reservation_renewed();
+            self.connections.credit(&peer, Tag::Reserved, now);
             return Ok(Granted::Renewed);
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
         let permits = self.permits(address, standing)?;
+        // As long as it is in the table, or will be in a moment, it protects.
+        self.connections.protect(peer, Reason::Reservation);
+        self.connections.credit(&peer, Tag::Reserved, now);
         let previous = self.peers.insert(
             peer,
             Reservation {
@@ -162,6 +172,9 @@ impl Reservations {
                 permits,
             },
         );
+        if previous.is_some() {
+            self.connections.unprotect(&peer, Reason::Reservation);
+        }
         drop(previous);
         Ok(Granted::New)
     }
@@ -180,6 +193,9 @@ impl Reservations {
         let released = self
             .peers
             .remove_if(peer, |reservation| reservation.connection <= last);
+        if released.is_some() {
+            self.connections.unprotect(peer, Reason::Reservation);
+        }
         drop(released);
     }
 
@@ -200,6 +216,7 @@ impl Reservations {
             if let Some(reservation) = removed {
                 tracing::debug!(%peer, address = %reservation.address, "reservation expired");
                 reservation.permits.guard.expired();
+                self.connections.unprotect(&peer, Reason::Reservation);
             }
         }
     }

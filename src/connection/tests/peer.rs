@@ -42,6 +42,7 @@ use crate::{
         access::Access,
         addresses::Addresses,
         circuits::Circuits,
+        connections::{Connections, Marks},
         limits::{Buffers, Limits, StreamLimits},
         peerstore::Peerstore,
         reservations::Reservations,
@@ -140,6 +141,7 @@ impl Server {
         let metrics = Metrics::new();
         let bound = "/ip4/203.0.113.1/tcp/4001".parse().expect("an address");
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
+        let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let buffers = Buffers::new(config.connections.buffers_max);
@@ -150,9 +152,17 @@ impl Server {
                 &AccessLists::default(),
                 &metrics.access,
             )),
-            reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits))
-                .with_buffers(Arc::clone(&buffers)),
+            reservations: Reservations::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.relay),
+            ),
+            circuits: Circuits::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.circuits),
+            )
+            .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -166,7 +176,13 @@ impl Server {
         );
         Self {
             context: Arc::new(Context::new(
-                menu, answer, relay, peerstore, metrics, streams,
+                menu,
+                answer,
+                relay,
+                connections,
+                peerstore,
+                metrics,
+                streams,
             )),
             buffers,
             limits: Limits::new(&config.connections),
@@ -296,7 +312,8 @@ impl Server {
     /// That no connection has left anything behind.
     pub(super) fn assert_clear(&self) {
         let context = &self.context;
-        assert_eq!(context.registry.peers(), 0, "peers");
+        assert_eq!(context.connections.peers(), 0, "peers");
+        assert!(context.connections.is_clear(), "connections");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
         let peerstore = &context.peerstore;

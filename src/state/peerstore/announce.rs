@@ -13,7 +13,7 @@ use libp2p_identity::PeerId;
 use super::entry::ADDRESSES_MAX;
 use super::signed::{self, Before, Claim};
 use super::{Peerstore, Refusal, filter, intern::Interner, packed::Seconds, seen_at};
-use crate::state::{addresses::Reach, peer_key::PeerKey, registry::ConnectionId};
+use crate::state::{addresses::Reach, connections::ConnectionId, peer_key::PeerKey};
 
 /// Bytes of an agent string that are kept.
 const AGENT_MAX: usize = 128;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::state::registry::ConnectionId;
+use crate::state::connections::ConnectionId;
 
 use super::budget::Weight;
 use super::order::{BUCKET_SECONDS, UNQUEUED};

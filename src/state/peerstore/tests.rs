@@ -8,7 +8,7 @@ use libp2p_identity::Keypair;
 use super::*;
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::state::registry::tests_support::connection;
+use crate::state::connections::tests_support::connection;
 use crate::wire::envelope::{self, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, PeerRecord};
 
 mod model;
