@@ -29,6 +29,7 @@ use waystation::{
         access::Access,
         addresses::Addresses,
         circuits::Circuits,
+        connections::{Connections, Marks},
         limits::{Limits, StreamLimits},
         peerstore::Peerstore,
         reservations::Reservations,
@@ -52,6 +53,7 @@ impl Server {
         let config = Config::default();
         let identity = Identity::generate();
         let metrics = Metrics::new();
+        let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
         let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
@@ -61,8 +63,16 @@ impl Server {
                 &AccessLists::default(),
                 &metrics.access,
             )),
-            reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            reservations: Reservations::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.relay),
+            ),
+            circuits: Circuits::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.circuits),
+            ),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -76,7 +86,15 @@ impl Server {
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, peerstore, metrics, StreamLimits::new(&config))),
+            context: Arc::new(Context::new(
+                menu,
+                answer,
+                relay,
+                connections,
+                peerstore,
+                metrics,
+                StreamLimits::new(&config),
+            )),
             limits: Limits::new(&config.connections),
         }
     }
