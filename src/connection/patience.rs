@@ -34,7 +34,8 @@ impl Connection {
         }
         if pass.now >= self.keep_alive_at {
             self.keep_alive_at = pass.now + KEEP_ALIVE;
-            if std::mem::replace(&mut self.heard, false) {
+            if std::mem::replace(&mut self.heard, false) || self.hold.is_some() {
+                // Nobody who is not read from can be heard; a hold ends by itself.
                 self.asked = false;
             } else if self.asked || !self.partial.is_empty() {
                 // Also a record that has not ended for all this time: bytes

@@ -20,6 +20,8 @@ const REFUSED: &[&str] = &[
     "per_peer_source",
     "per_peer_destination",
     "rate_per_peer",
+    "bandwidth",
+    "bandwidth_per_peer",
     "memory",
     "denied",
     "connection_failed",

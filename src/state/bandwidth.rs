@@ -2,8 +2,10 @@
 //!
 //! Owns the rates and how far each is used up. Nothing is dropped or delayed in
 //! here: a charge tells when it is paid for, and whoever charges withholds the
-//! sender's credit until then. A meter is one atomic, so workers never wait for
-//! each other. Bounds the meters of peers by their circuits: one that no circuit
+//! sender's credit until then. What a new circuit may send at once, its window,
+//! nobody can withhold: while a rate is behind, no circuit is opened. A meter is
+//! one atomic, so workers never wait for each other. Bounds what can be owed by
+//! [`DEBT_MAX`], and the meters of peers by their circuits: one that no circuit
 //! uses is kept until it is paid for, so that a new circuit is no fresh start.
 
 use std::{
@@ -23,9 +25,21 @@ use crate::{clock, config::RelayConfig, state::striped::StripedMap};
 /// pause is the rate times this.
 const BURST: Duration = Duration::from_secs(1);
 
+/// How far behind a rate may be for a circuit to be opened. Two windows at
+/// 256 KiB a second; at rates that a relay would set, many more.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
+
+/// How far behind a rate can get. Circuits that are opened together may send a
+/// window each; what that is above this is forgiven, so that nobody has to wait
+/// longer, and a peer over mplex, which is not read from meanwhile, stays within
+/// its keep-alive.
+const DEBT_MAX: Duration = Duration::from_secs(30);
+
 const BURST_NANOS: u64 = BURST.as_secs() * NANOS_PER_SECOND;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+const DEBT_MAX_NANOS: u64 = (BURST.as_secs() + DEBT_MAX.as_secs()) * NANOS_PER_SECOND;
 
 /// Which rate a charge has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +53,16 @@ pub enum Shaped {
 }
 
 impl Shaped {
+    /// The configuration key.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Total => "relay.bandwidth_max",
+            Self::PerPeer => "relay.bandwidth_per_peer_max",
+            Self::PerCircuit => "relay.bandwidth_per_circuit_max",
+        }
+    }
+
     /// Label in metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -62,6 +86,7 @@ pub struct Due {
 /// How far one rate is used up (the generic cell rate algorithm, with debt:
 /// what has been carried is charged whether or not there is room).
 #[derive(Debug)]
+#[repr(align(128))]
 struct Meter {
     per_second: NonZeroU64,
     started: Instant,
@@ -83,7 +108,10 @@ impl Meter {
     fn charge(&self, bytes: usize, now: Instant) -> Instant {
         let now = self.nanos(now);
         let cost = (bytes as u64).saturating_mul(NANOS_PER_SECOND) / self.per_second;
-        let charged = |clear_at: u64| clear_at.max(now).saturating_add(cost);
+        let charged = |clear_at: u64| {
+            let clear_at = clear_at.max(now).saturating_add(cost);
+            clear_at.min(now.saturating_add(DEBT_MAX_NANOS))
+        };
         let before = self
             .clear_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |clear_at| {
@@ -94,6 +122,13 @@ impl Meter {
         };
         let wait = Duration::from_nanos(clear_at.saturating_sub(BURST_NANOS));
         self.started.checked_add(wait).unwrap_or(self.started)
+    }
+
+    /// Whether what was charged is paid for within [`BEHIND_MAX`].
+    fn keeps_up(&self, now: Instant) -> bool {
+        let behind = BURST + BEHIND_MAX;
+        let clear_at = self.clear_at.load(Ordering::Relaxed);
+        Duration::from_nanos(clear_at.saturating_sub(self.nanos(now))) <= behind
     }
 
     /// Whether it is as good as a new one.
@@ -131,6 +166,36 @@ impl Bandwidth {
             }),
             per_circuit: rate(config.bandwidth_per_circuit_max),
         }
+    }
+
+    /// Whether a circuit between these peers may be opened now.
+    ///
+    /// # Errors
+    /// The rate that is too far behind.
+    pub fn admits(
+        &self,
+        source: &PeerId,
+        destination: &PeerId,
+        now: Instant,
+    ) -> Result<(), Shaped> {
+        if self
+            .total
+            .as_ref()
+            .is_some_and(|total| !total.keeps_up(now))
+        {
+            return Err(Shaped::Total);
+        }
+        let behind = |peer: &PeerId| {
+            self.peers.as_ref().is_some_and(|peers| {
+                peers.meters.with(peer, |entry| {
+                    entry.is_some_and(|entry| !entry.meter.keeps_up(now))
+                })
+            })
+        };
+        if behind(source) || behind(destination) {
+            return Err(Shaped::PerPeer);
+        }
+        Ok(())
     }
 
     /// What a circuit between these peers is charged against; `None` if
@@ -341,6 +406,39 @@ mod tests {
         assert_eq!(bandwidth.peers(), 2);
         bandwidth.sweep(now + Duration::from_secs(3));
         assert_eq!(bandwidth.peers(), 0);
+    }
+
+    #[test]
+    fn no_circuit_is_opened_while_a_rate_is_behind() {
+        let bandwidth = bandwidth(0, 64, 0);
+        let now = clock::now();
+        let (a, b, c) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let pace = bandwidth.pace(a, b, now).expect("shaped");
+        // The burst and two seconds more.
+        let _ = pace.charge(3 * 64 * 1024, now);
+        assert_eq!(bandwidth.admits(&a, &c, now), Ok(()));
+        let _ = pace.charge(1024, now);
+        assert_eq!(bandwidth.admits(&a, &c, now), Err(Shaped::PerPeer));
+        assert_eq!(bandwidth.admits(&c, &b, now), Err(Shaped::PerPeer));
+        assert_eq!(bandwidth.admits(&c, &PeerId::random(), now), Ok(()));
+        let later = now + Duration::from_millis(16);
+        assert_eq!(bandwidth.admits(&a, &c, later), Ok(()));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_bound_on_debt() {
+        let bandwidth = bandwidth(64, 0, 0);
+        let now = clock::now();
+        let pace = |now| {
+            bandwidth
+                .pace(PeerId::random(), PeerId::random(), now)
+                .expect("shaped")
+        };
+        for _ in 0..100 {
+            let _ = pace(now).charge(1 << 20, now);
+        }
+        let due = pace(now).charge(1, now).expect("behind");
+        assert_eq!(due.at - now, DEBT_MAX);
     }
 
     proptest! {

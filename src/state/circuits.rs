@@ -22,7 +22,7 @@ use crate::{
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
         access::Standing,
-        bandwidth::{Bandwidth, Due, Pace},
+        bandwidth::{Bandwidth, Due, Pace, Shaped},
         connections::{Connections, Reason, Tag},
         limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
@@ -93,6 +93,9 @@ pub enum CircuitRefusal {
     /// `relay.connect_rate_per_peer`, for the peer that asks
     #[error("the source asks too often (relay.connect_rate_per_peer)")]
     Rate,
+    /// `relay.bandwidth_max` or `relay.bandwidth_per_peer_max`
+    #[error("the bandwidth is used up ({})", .0.key())]
+    Bandwidth(Shaped),
     /// `connections.buffers_max`
     #[error("the memory for buffers is taken (connections.buffers_max)")]
     Memory,
@@ -107,6 +110,8 @@ impl CircuitRefusal {
             Self::Source => "per_peer_source",
             Self::Destination => "per_peer_destination",
             Self::Rate => "rate_per_peer",
+            Self::Bandwidth(Shaped::Total) => "bandwidth",
+            Self::Bandwidth(_) => "bandwidth_per_peer",
             Self::Memory => "memory",
         }
     }
@@ -187,6 +192,9 @@ impl Circuits {
                 self.per_peer_max
             }
         });
+        self.bandwidth
+            .admits(&source, &destination, now)
+            .map_err(CircuitRefusal::Bandwidth)?;
         let unlimited = standings.iter().any(|standing| standing.unlimited);
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self

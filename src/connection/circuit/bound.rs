@@ -4,7 +4,7 @@
 //! Owns the budget of one direction and the credit that it is owed. Who starts
 //! and ends circuits is the parent's.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc, time::Instant};
 
 use crate::connection::{pacing::Withheld, read_pass::Pass};
 use crate::engine::budget::Budget;
@@ -13,6 +13,9 @@ use crate::state::{
     circuits::{Circuit, EndCause},
     leg::{Command, Effects, Leg},
 };
+
+/// Bytes that are charged at once: small beside every rate.
+const CHARGE_AT: usize = 4096;
 
 /// Which end of a circuit a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(in crate::connection) struct Bound {
     out: Leg,
     budget: Budget,
     pub(in crate::connection) withheld: Withheld,
+    /// Bytes carried and not yet charged against a rate.
+    uncharged: usize,
 }
 
 /// Why a circuit cannot go on.
@@ -66,6 +71,7 @@ impl Bound {
             out,
             budget,
             withheld: Withheld::default(),
+            uncharged: 0,
         }
     }
 
@@ -83,8 +89,8 @@ impl Bound {
                 .link
                 .carry(self.out.stream, &payload[..admitted.bytes], pass.effects)
                 .map_err(|_| Broken::Gone)?;
-            if let Some(due) = self.circuit.charge(admitted.bytes, pass.now) {
-                self.withheld.owed_until(due);
+            if self.circuit.is_paced() {
+                self.charge(admitted.bytes, pass.now);
             }
             match self.end {
                 End::Source => metrics.relayed_to_destination(admitted.bytes),
@@ -95,6 +101,17 @@ impl Bound {
             return Err(Broken::ByteLimit);
         }
         Ok(())
+    }
+
+    /// Charges what was carried, not each small frame by itself: the meters are
+    /// shared by all workers.
+    fn charge(&mut self, bytes: usize, now: Instant) {
+        self.uncharged += bytes;
+        if self.uncharged >= CHARGE_AT
+            && let Some(due) = self.circuit.charge(mem::take(&mut self.uncharged), now)
+        {
+            self.withheld.owed_until(due);
+        }
     }
 
     pub(super) fn finish(&self, effects: &mut Effects) {

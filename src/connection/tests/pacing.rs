@@ -4,7 +4,7 @@
 use super::peer::{Circuit, PAIRS, PATIENCE, Peer, Server, Stopped};
 use crate::config::RelayConfig;
 use crate::engine::{demux::StreamId, muxer::Muxer};
-use crate::wire::yamux::INITIAL_WINDOW;
+use crate::wire::{relay::Status, yamux::INITIAL_WINDOW};
 
 const WINDOW: usize = INITIAL_WINDOW as usize;
 const RATE: usize = 64 * 1024;
@@ -156,6 +156,41 @@ async fn what_is_within_the_rate_is_not_held_up() {
         }
         let waits = server.context.metrics.circuits.waits();
         assert_eq!(waits.get("total") + waits.get("per_peer"), 0);
+        server.leave([source, target]).await;
+    }
+}
+
+/// A circuit's first window cannot be withheld, and the default limit on its
+/// bytes is below that: what is left is to open no more of them.
+#[tokio::test]
+async fn short_circuits_keep_to_the_rate_by_being_fewer() {
+    const BYTES: usize = 120 * 1024;
+    let clock = Stopped::clock();
+    for muxers in PAIRS {
+        let mut server = Server::with(|config| config.relay.bandwidth_max = Some(RATE as u64));
+        server.kernel_bytes = 1 << 20;
+        let Circuit { peers, streams } = server.circuit(muxers).await;
+        let [mut source, mut target] = peers;
+        source.write(streams[0], &vec![1; BYTES]);
+        source.send().await;
+        target.until_bytes(streams[1], BYTES).await;
+        target.write(streams[1], &vec![1; BYTES]);
+        target.send().await;
+        source.until_bytes(streams[0], BYTES).await;
+        let refused = source.connect(target.id);
+        source.send().await;
+        let status = source.until_status(refused).await;
+        assert_eq!(status, Status::ResourceLimitExceeded);
+        let refusals = server.context.metrics.circuits.refusals();
+        assert_eq!(refusals.get("bandwidth"), 1);
+        // 240 KiB take 3.75 s, of which one was saved up and two may be owed.
+        clock.advance(1).await;
+        let granted = source.connect(target.id);
+        source.send().await;
+        let offered = target.until_offered().await;
+        target.accept(offered);
+        target.send().await;
+        assert_eq!(source.until_status(granted).await, Status::Ok);
         server.leave([source, target]).await;
     }
 }
