@@ -228,6 +228,15 @@ pub(super) const RULES: &[Rule] = &[
         set: |config, _| config.relay.circuits_max = share(config.connections.max, 3, 16),
     },
     Rule {
+        key: "relay.connect_burst_per_peer",
+        of: "relay.circuits_per_peer_max",
+        text: "two for each of relay.circuits_per_peer_max, at least 32",
+        set: |config, _| {
+            let relay = &mut config.relay;
+            relay.connect_burst_per_peer = relay.circuits_per_peer_max.saturating_mul(2).max(32);
+        },
+    },
+    Rule {
         key: "streams.max",
         of: "connections.max",
         text: "four for each of connections.max, two for each of relay.circuits_max, at least 1024",
@@ -470,7 +479,8 @@ mod tests {
     fn rules_are_about_keys_and_follow_from_what_stands_before() {
         for (index, rule) in RULES.iter().enumerate() {
             assert!(KEYS.iter().any(|key| key.path == rule.key), "{}", rule.key);
-            let known = rule.of.is_empty() || RULES[..index].iter().any(|of| of.key == rule.of);
+            let derived = RULES.iter().position(|of| of.key == rule.of);
+            let known = derived.is_none_or(|of| of < index);
             assert!(known, "{} follows from {}", rule.key, rule.of);
         }
     }
