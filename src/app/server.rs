@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,9 @@ use crate::{
     upgrade::UpgradeContext,
 };
 
-use super::{access, observe::observe, shutdown, supervisor::Supervisor, trimmer, worker};
+use super::{
+    access, interfaces, observe::observe, peers, shutdown, supervisor::Supervisor, trimmer, worker,
+};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -41,6 +43,8 @@ pub(super) struct Server {
     rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    store: Arc<Store>,
+    write_interval: Duration,
     drain_timeout: Duration,
     /// Bytes.
     memory_max: Option<u64>,
@@ -69,7 +73,7 @@ impl Server {
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
         let addresses = Addresses::new(
             &config.announce.addresses,
-            &expand(&bound),
+            &interfaces::expand(&bound),
             identity.peer_id(),
         );
         let metrics = Metrics::new();
@@ -80,7 +84,7 @@ impl Server {
         let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
             context: Arc::new(context(
-                config, &identity, addresses, access, &buffers, &metrics,
+                config, &identity, addresses, access, &buffers, &metrics, &store,
             )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::with_systems(&config.connections, systems),
@@ -109,6 +113,8 @@ impl Server {
             rulebook,
             shared,
             workers,
+            store,
+            write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
             memory_max: config.memory.max,
         })
@@ -147,6 +153,9 @@ impl Server {
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
+        let context = Arc::clone(&self.shared.context);
+        let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
+        supervisor.spawn("peers", writing);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -216,9 +225,10 @@ fn context(
     access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
+    store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses);
+    let answer = Answer::new(identity, &menu, &addresses, clock::unix_seconds());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics
@@ -248,6 +258,7 @@ fn context(
         answer,
         relay,
         connections,
+        peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
         StreamLimits::new(config),
     )
@@ -296,10 +307,11 @@ async fn bind_admin(
     Ok(Some((server.address(), server)))
 }
 
-/// Sweeps expired reservations, a stripe a second, and keeps the service
+/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
 async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
     let reservations = &shared.context.relay.reservations;
+    let peerstore = &shared.context.peerstore;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().is_some();
@@ -308,7 +320,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         ticks.tick().await;
         let now = clock::now();
         reservations.sweep(stripe, now);
-        stripe = (stripe + 1) % reservations.stripes();
+        peerstore.sweep(stripe, now);
+        // Both take a stripe modulo how many they have.
+        stripe = stripe.wrapping_add(1);
         shared.limits.sweep(now);
         shared.context.relay.circuits.bandwidth().sweep(now);
         reservations.sweep_rates(now);
@@ -347,36 +361,4 @@ fn raise_descriptor_limit() {
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
     }
-}
-
-/// Replaces unspecified addresses by those of this host's interfaces.
-fn expand(bound: &[Multiaddr]) -> Vec<Multiaddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list this host's addresses; set announce.addresses");
-        Vec::new()
-    });
-    let mut expanded = Vec::new();
-    for address in bound {
-        let unspecified = match address.iter().next() {
-            Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
-            Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
-            _ => false,
-        };
-        if !unspecified {
-            expanded.push(address.clone());
-            continue;
-        }
-        let is_v4 = matches!(address.iter().next(), Some(Protocol::Ip4(_)));
-        expanded.extend(
-            interfaces
-                .iter()
-                .map(if_addrs::Interface::ip)
-                .filter(|ip| ip.is_ipv4() == is_v4)
-                .map(|ip| {
-                    let rest = address.iter().skip(1);
-                    std::iter::once(Protocol::from(ip)).chain(rest).collect()
-                }),
-        );
-    }
-    expanded
 }
