@@ -78,8 +78,15 @@ pub struct Candidate {
 #[derive(Debug)]
 pub struct Snapshot {
     candidates: Vec<Candidate>,
+    /// What is being copied out of one stripe: memory that has been written to
+    /// before, since a page that the kernel has to find takes longer than all
+    /// that is copied into it.
+    stripe: Vec<Candidate>,
     reach: Class,
 }
+
+/// Room for one stripe beyond four times the average of all.
+const STRIPE_SLACK: usize = 64;
 
 /// What came of telling a connection to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,12 +145,13 @@ impl Connections {
         self.peers.stripe_count()
     }
 
-    /// An empty snapshot with room for every connection, so that nothing has
-    /// to grow under a lock. About 100 bytes for each.
+    /// An empty snapshot with room for any one stripe, so that nothing has to
+    /// grow under a lock. It takes some 100 bytes for each connection copied.
     #[must_use]
     pub fn snapshot(&self, reach: Class) -> Snapshot {
         Snapshot {
             candidates: Vec::with_capacity(self.staying()),
+            stripe: Vec::with_capacity(self.staying() / self.stripes() * 4 + STRIPE_SLACK),
             reach,
         }
     }
@@ -158,19 +166,21 @@ impl Connections {
         snapshot: &mut Snapshot,
     ) {
         let now = self.epoch.moment(now);
-        let Snapshot { candidates, reach } = snapshot;
-        let begin = candidates.len();
+        let Snapshot {
+            candidates,
+            stripe: copied,
+            reach,
+        } = snapshot;
         self.peers.for_each_in(stripe, |peer, entry| {
             let mut value = None;
             for open in &entry.connections {
                 let class = entry.class(open, self.marks.grace_tenths(), now);
-                // Connections that came since there was room for all of them
-                // are the next trim's.
-                let room = candidates.len() < candidates.capacity();
+                // What there is no room for is the next trim's.
+                let room = copied.len() < copied.capacity();
                 if open.closing || class > *reach || !room {
                     continue;
                 }
-                candidates.push(Candidate {
+                copied.push(Candidate {
                     class,
                     value: *value.get_or_insert_with(|| entry.tags.value(now)),
                     id: open.id,
@@ -178,15 +188,12 @@ impl Connections {
                 });
             }
         });
-        let mut index = begin;
-        while let Some(candidate) = candidates.get_mut(index) {
+        for mut candidate in copied.drain(..) {
             if is_listed(&candidate.peer) {
                 candidate.class = Class::Listed;
             }
-            if candidate.class > *reach {
-                candidates.swap_remove(index);
-            } else {
-                index += 1;
+            if candidate.class <= *reach {
+                candidates.push(candidate);
             }
         }
     }

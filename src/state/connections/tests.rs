@@ -292,15 +292,17 @@ fn a_snapshot_takes_no_more_than_it_has_room_for() {
     table.open(PeerId::random());
     table.past_grace();
     let mut snapshot = table.connections.snapshot(Class::New);
-    for _ in 0..100 {
-        table.open(PeerId::random());
+    // All in one stripe.
+    let peer = PeerId::random();
+    for _ in 0..200 {
+        table.open(peer);
     }
     for stripe in 0..table.connections.stripes() {
         table
             .connections
             .collect(stripe, table.now, |_| false, &mut snapshot);
     }
-    assert!(snapshot.len() < 10, "{}", snapshot.len());
+    assert!((60..100).contains(&snapshot.len()), "{}", snapshot.len());
 }
 
 #[tokio::test]
