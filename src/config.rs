@@ -213,13 +213,6 @@ schema::sections! {
         hop_per_peer_max: usize = 64,
     }
 
-    /// Memory of the whole process.
-    memory: MemoryConfig {
-        /// Resident size above which connections are shed, also below
-        /// connections.low_water and those that are protected. 0: no limit.
-        max: Option<u64> = Some(768 << 20),
-    }
-
     /// The peers we have met and where they can be reached, also after a
     /// restart.
     peerstore: PeerstoreConfig {
@@ -241,6 +234,13 @@ schema::sections! {
         /// Peers that are known from the start and never forgotten, each an
         /// address that ends in "/p2p/PEER-ID".
         permanent_peers: Vec<Multiaddr> = Vec::new(),
+    }
+
+    /// Memory of the whole process.
+    memory: MemoryConfig {
+        /// Resident size above which connections are shed, also below
+        /// connections.low_water and those that are protected. 0: no limit.
+        max: Option<u64> = Some(768 << 20),
     }
 
     /// Metrics, health and changes while running, over HTTP.

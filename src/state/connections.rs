@@ -330,9 +330,6 @@ impl Peer {
 }
 
 #[cfg(test)]
-mod tests;
-
-#[cfg(test)]
 pub(in crate::state) mod tests_support {
     //! Ids for tests of what is kept by connection.
 
@@ -342,3 +339,6 @@ pub(in crate::state) mod tests_support {
         ConnectionId(number)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -400,7 +400,7 @@ impl Everything {
                     remote: (REMOTE, 1).into(),
                 };
                 let announcement = Announcement {
-                    agent: Some("agent/1"),
+                    agent: Some("agent"),
                     protocols: None,
                     addresses: [&[4, 192, 0, 2, 1, 6, 0x0f, 0xa1][..]],
                     complete: true,
@@ -428,9 +428,11 @@ impl Everything {
     fn close(&self, held: Held) {
         if let Presence::Left(newest) = self.connections.unregister(&held.peer, held.id) {
             self.reservations.release(&held.peer, newest);
-            let (peerstore, now) = (&self.peerstore, clock::now());
-            peerstore.disconnected(&held.peer, newest, (REMOTE, 1).into(), now);
+            let remote = (REMOTE, 1).into();
+            self.peerstore
+                .disconnected(&held.peer, newest, remote, clock::now());
         }
+        drop(held);
     }
 }
 
@@ -488,12 +490,13 @@ fn ten_thousand_opens_and_closes_on_eight_threads_end_at_zero_everywhere() {
     assert_eq!(limits.usage().transient.taken, 0);
     assert!(reservations.is_clear());
     assert!(circuits.is_clear());
-    // None counts as connected any more: all of them expire.
+    // Nobody counts as connected: all of them expire.
     let later = clock::now() + Duration::from_secs(7 * 24 * 60 * 60);
     for stripe in 0..peerstore.stripes() {
         peerstore.sweep(stripe, later);
     }
     assert!(peerstore.is_empty());
+    assert_eq!(peerstore.usage().bytes.0, 0);
     let occupancy = metrics.occupancy();
     for usage in [
         occupancy.connections,
