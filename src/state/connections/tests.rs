@@ -404,7 +404,7 @@ impl Everything {
                 let announcement = Announcement {
                     agent: Some("agent"),
                     protocols: None,
-                    addresses: [],
+                    addresses: [&[4, 192, 0, 2, 1, 6, 0x0f, 0xa1][..]],
                     complete: true,
                     record: None,
                 };
