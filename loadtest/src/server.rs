@@ -1,11 +1,12 @@
-//! A server started for one measurement, on a free loopback port with a state directory
-//! of its own, and stopped again.
+//! A server started for one measurement, on a free port with a state directory of its
+//! own, and stopped again.
 //!
 //! Bounds how long start and stop may take. The process is killed when this is dropped,
 //! so no measurement that fails leaves a server behind.
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -46,36 +47,75 @@ impl Kind {
         }
     }
 
-    /// Limits by address do not apply on loopback; all others are lifted here, since the
-    /// baseline has none. `streams_max` is at the highest value it may have.
-    fn arguments(self, state: &Path) -> Vec<String> {
+    fn arguments(self, state: &Path, settings: &[String]) -> Vec<String> {
         if self == Self::Baseline {
             return vec!["--listen=/ip4/127.0.0.1/tcp/0".to_owned()];
         }
         // An empty file of its own, so that one installed on this host is not read.
         let config = format!("--config={}", state.join(CONFIG).display());
-        let state = format!("state.directory={}", state.display());
-        let settings = [
-            state.as_str(),
-            "listen.addresses=[\"/ip4/127.0.0.1/tcp/0\"]",
-            "admin.address=127.0.0.1:0",
-            "log.level=warn",
-            "relay.circuit_bytes_max=0",
-            "relay.circuit_duration_max=0",
-            "relay.circuits_max=100000",
-            "relay.circuits_per_peer_max=100000",
-            "relay.reservations_max=100000",
-            "relay.reservations_per_ip_max=100000",
-            "relay.reservations_per_prefix_max=100000",
-            "connections.max=100000",
-            "connections.transient_max=100000",
-            "connections.per_ip_max=100000",
-            "connections.per_prefix_max=100000",
-            "connections.streams_max=448",
+        let own = [
+            format!("state.directory={}", state.display()),
+            "admin.address=127.0.0.1:0".to_owned(),
+            "log.level=warn".to_owned(),
         ];
+        let settings = own.iter().chain(settings);
         let settings = settings.map(|setting| format!("--set={setting}"));
         [config].into_iter().chain(settings).collect()
     }
+}
+
+/// Settings under which Waystation refuses none of `connections` peers, as the baseline
+/// does not: limits by address do not apply on loopback, all others are lifted.
+/// `streams_max` is at the highest value it may have.
+pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
+    let mut settings = [
+        "listen.addresses=[\"/ip4/127.0.0.1/tcp/0\"]",
+        "relay.circuit_bytes_max=0",
+        "relay.circuit_duration_max=0",
+        "relay.circuits_max=100000",
+        "relay.circuits_per_peer_max=100000",
+        "connections.streams_max=448",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let counts = [
+        "connections.max",
+        "connections.transient_max",
+        "connections.per_ip_max",
+        "connections.per_prefix_max",
+        "relay.reservations_max",
+        "relay.reservations_per_ip_max",
+        "relay.reservations_per_prefix_max",
+    ];
+    settings.extend(counts.map(|key| format!("{key}={connections}")));
+    settings
+}
+
+/// As many connections as a server started from here has descriptors for.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub(crate) fn connections_possible() -> anyhow::Result<u64> {
+    const MOST: u64 = 100_000;
+    const SPARE: u64 = 200;
+    Ok(procfs::own_descriptors_max()?
+        .saturating_sub(SPARE)
+        .clamp(1, MOST))
+}
+
+/// The given path, or the program of this name in the directory of the running one.
+///
+/// # Errors
+/// When there is no such file.
+pub(crate) fn program(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name(name),
+    };
+    if !path.is_file() {
+        bail!("no program {}: build it, or pass --{name}", path.display());
+    }
+    Ok(path)
 }
 
 /// A running server.
@@ -84,17 +124,23 @@ pub(crate) struct Running {
     child: Child,
     output: JoinHandle<()>,
     log: PathBuf,
-    target: Target,
+    announced: Announced,
     pid: u32,
     /// Removed with the server; held for that only.
     _state: TempDir,
 }
 
 impl Running {
+    /// Starts `program`; the `settings`, `key=value` each, are for Waystation only.
+    ///
     /// # Errors
     /// When the program cannot be started or does not say where it listens; what it
     /// logged is then part of the message.
-    pub(crate) async fn start(kind: Kind, program: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        kind: Kind,
+        program: &Path,
+        settings: &[String],
+    ) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new()
             .prefix("waystation-loadtest-")
             .tempdir()?;
@@ -107,7 +153,7 @@ impl Running {
             }
         }
         let mut child = command
-            .args(kind.arguments(state.path()))
+            .args(kind.arguments(state.path(), settings))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log)?)
@@ -117,18 +163,10 @@ impl Running {
         let pid = child.id().context("server ended at once")?;
         let stdout = child.stdout.take().context("stdout was asked for")?;
         let mut lines = BufReader::new(stdout).lines();
-        let announced = timeout(START_LIMIT, async {
-            while let Some(line) = lines.next_line().await? {
-                if let Some(address) = line.strip_prefix("listening") {
-                    return address.trim().parse::<Target>();
-                }
-            }
-            bail!("output ended")
-        });
-        let target = announced
+        let announced = timeout(START_LIMIT, announcement(kind, &mut lines))
             .await
             .context("not up in time")
-            .and_then(|target| target)
+            .and_then(|announced| announced)
             .with_context(|| format!("{} did not start: {}", kind.label(), tail(&log)))?;
         // Drained to its end, or the server would block once the pipe is full.
         let output = spawn_drain(lines);
@@ -137,14 +175,19 @@ impl Running {
             child,
             output,
             log,
-            target: target.check_scope(false)?,
+            announced,
             pid,
             _state: state,
         })
     }
 
     pub(crate) fn target(&self) -> Target {
-        self.target
+        self.announced.target
+    }
+
+    /// Where the server has its metrics; the baseline has none.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.announced.admin
     }
 
     /// # Errors
@@ -179,9 +222,41 @@ impl Running {
     }
 }
 
-fn spawn_drain(
-    mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
-) -> JoinHandle<()> {
+/// What a server says of itself on standard output.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    target: Target,
+    admin: Option<SocketAddr>,
+}
+
+type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
+
+/// Reads on until everything is known that this kind of server says.
+async fn announcement(kind: Kind, lines: &mut Lines) -> anyhow::Result<Announced> {
+    let mut target = None;
+    while let Some(line) = lines.next_line().await? {
+        if let Some(address) = line.strip_prefix("listening") {
+            target = Some(address.trim().parse::<Target>()?);
+        }
+        let admin = match line.strip_prefix("admin") {
+            Some(url) => Some(parse_admin(url).context("cannot read the admin address")?),
+            None => None,
+        };
+        if let Some(target) = target
+            && (admin.is_some() || kind == Kind::Baseline)
+        {
+            return Ok(Announced { target, admin });
+        }
+    }
+    bail!("output ended")
+}
+
+fn parse_admin(url: &str) -> Option<SocketAddr> {
+    let address = url.trim().strip_prefix("http://")?;
+    address.strip_suffix("/metrics")?.parse().ok()
+}
+
+fn spawn_drain(mut lines: Lines) -> JoinHandle<()> {
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} })
 }
 
@@ -192,5 +267,27 @@ fn tail(log: &Path) -> String {
     match &lines[last..] {
         [] => "nothing logged".to_owned(),
         lines => lines.join("\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_address_is_read_from_the_banner() {
+        let expected = "127.0.0.1:9464".parse().ok();
+        assert_eq!(parse_admin("      http://127.0.0.1:9464/metrics"), expected);
+        assert_eq!(parse_admin(" http://nowhere/metrics"), None);
+    }
+
+    #[test]
+    fn settings_reach_waystation_and_not_the_baseline() {
+        let settings = ["connections.max=7".to_owned()];
+        let state = Path::new("/nowhere");
+        let waystation = Kind::Waystation.arguments(state, &settings);
+        assert!(waystation.contains(&"--set=connections.max=7".to_owned()));
+        let baseline = Kind::Baseline.arguments(state, &settings);
+        assert!(!baseline.iter().any(|argument| argument.contains("max")));
     }
 }
