@@ -97,7 +97,8 @@ pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
 /// When /proc is not mounted.
 pub(crate) fn connections_possible() -> anyhow::Result<u64> {
     const MOST: u64 = 100_000;
-    const SPARE: u64 = 200;
+    // Listeners, files, and what the server keeps free.
+    const SPARE: u64 = 500;
     Ok(procfs::own_descriptors_max()?
         .saturating_sub(SPARE)
         .clamp(1, MOST))

@@ -138,6 +138,7 @@ async fn measure(options: &Options, hosted: &Hosted) -> anyhow::Result<Report> {
         let name = format!("rss peak, tenth {}", tenth + 1);
         report = report.lower(name, "MiB", as_f64(*kib) / 1024.0);
     }
+    bench.settle(LEAVE_LIMIT).await?;
     let after = as_f64(server.resident_kib()?) / 1024.0;
     Ok(report.lower("rss when all have left", "MiB", after))
 }

@@ -25,6 +25,9 @@ pub(crate) struct Options {
     waystation: Option<PathBuf>,
     #[command(flatten)]
     stack: Stack,
+    /// One more of Waystation's settings, key=value, which wins over the scenario's
+    #[arg(long)]
+    set: Vec<String>,
     /// Small and short, to see that it runs
     #[arg(long)]
     pub(crate) quick: bool,
@@ -93,7 +96,12 @@ impl Hosted {
         progress: bool,
     ) -> anyhow::Result<Self> {
         let program = program(options.waystation.as_deref(), "waystation")?;
-        let server = Running::start(Kind::Waystation, &program, settings).await?;
+        let server = Running::start(
+            Kind::Waystation,
+            &program,
+            &[settings, &options.set].concat(),
+        )
+        .await?;
         let admin = server.admin().context("the server serves no metrics")?;
         let bench = Bench {
             target: server.target(),

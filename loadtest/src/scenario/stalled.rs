@@ -136,6 +136,7 @@ async fn empty(hosted: &Hosted, server: procfs::Server) -> anyhow::Result<u64> {
             bail!("{gauge} is {left} after everybody has left");
         }
     }
+    hosted.bench.settle(LEAVE_LIMIT).await?;
     server.resident_kib()
 }
 
