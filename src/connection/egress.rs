@@ -209,6 +209,7 @@ impl Egress {
         state.phase = Phase::Closed;
         // A flush on another thread drops the writer when it finds this phase.
         state.writer = None;
+        super::pool::give(mem::take(&mut state.batch).into_buffer());
         state.streams = Vec::new();
         state.queued = 0;
         mem::take(&mut state.inbox)

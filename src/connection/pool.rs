@@ -53,12 +53,14 @@ pub(super) fn take(capacity: usize) -> Vec<u8> {
     })
 }
 
-/// Gives a buffer back. One of a size that is not kept is freed.
+/// Gives a buffer back. One of a size that is not kept is freed, and so is one
+/// that comes when its thread ends and has no pool any more.
 pub(super) fn give(mut buffer: Vec<u8>) {
     let Some(class) = CLASSES.iter().position(|size| *size == buffer.capacity()) else {
         return;
     };
-    POOL.with_borrow_mut(|pool| {
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
         let keep = pool.classes[class].len() < KEPT_PER_CLASS[class];
         if let Some(metrics) = &pool.metrics {
             metrics.returned(keep.then_some(CLASSES[class]));

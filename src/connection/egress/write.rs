@@ -81,3 +81,10 @@ impl Writer {
         Outcome::Done
     }
 }
+
+impl Drop for Writer {
+    /// What the socket has not taken goes nowhere; its buffer goes back.
+    fn drop(&mut self) {
+        pool::give(std::mem::take(&mut self.pending));
+    }
+}
