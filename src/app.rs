@@ -6,9 +6,11 @@
 
 pub mod cli;
 pub mod logging;
+mod memory;
 mod server;
 mod shutdown;
 mod supervisor;
+mod trimmer;
 mod worker;
 
 use std::io::{self, Write};

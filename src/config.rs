@@ -6,6 +6,7 @@
 //! refusal is one line naming key, value and source. Reading the key file and
 //! acting on the values is left to others.
 
+mod host;
 mod render;
 mod schema;
 mod source;
@@ -26,6 +27,7 @@ use schema::Key;
 use source::Entry;
 use value::Expected;
 
+pub use host::Host;
 pub use source::{Environment, Origin, Sources};
 pub(crate) use value::units;
 
@@ -97,6 +99,15 @@ schema::sections! {
     connections: ConnectionsConfig {
         /// Connections and sockets in upgrade, together.
         max: usize = 50_000,
+        /// Connections at which shedding starts in the background. Not set: nine
+        /// tenths of connections.max.
+        high_water: usize = 45_000,
+        /// Connections that shedding leaves. The least valuable go first; those
+        /// with a reservation, with an open circuit or of listed peers are left
+        /// alone. Not set: eight ninths of connections.high_water.
+        low_water: usize = 40_000,
+        /// How long a new connection is not shed.
+        grace_period: Duration = Duration::from_secs(60),
         /// Sockets whose peer has not yet shown who it is.
         transient_max: usize = 2_048,
         /// Connections from one host: an IPv4 address or an IPv6 /64.
@@ -115,6 +126,14 @@ schema::sections! {
         upgrade_timeout: Duration = Duration::from_secs(15),
         /// Streams that one peer may have open towards us, 1 to 448.
         streams_max: usize = 256,
+    }
+
+    /// Memory of the whole process.
+    memory: MemoryConfig {
+        /// Resident size above which connections are shed, also below
+        /// connections.low_water and those that are protected. 0: three quarters
+        /// of what the host or the control group grants.
+        max: Option<u64> = None,
     }
 
     /// Metrics and health over HTTP.

@@ -22,6 +22,7 @@ mod reference;
 mod relay;
 mod sharded;
 mod streams;
+mod trimming;
 mod upgrade;
 
 use std::fmt;
@@ -41,6 +42,7 @@ pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use streams::{StreamGuard, StreamMetrics};
+pub use trimming::TrimMetrics;
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
 use declare::{Declarations, Declared};
@@ -56,6 +58,7 @@ pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
+    pub trimming: Arc<TrimMetrics>,
     pub streams: Arc<StreamMetrics>,
     pub muxers: Arc<MuxerMetrics>,
     pub egress: Arc<EgressMetrics>,
@@ -85,6 +88,7 @@ impl Metrics {
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
+        let trimming = Arc::new(TrimMetrics::new(&mut declare));
         let streams = Arc::new(StreamMetrics::new(&mut declare));
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
@@ -95,6 +99,7 @@ impl Metrics {
             listener,
             upgrade,
             connections,
+            trimming,
             streams,
             muxers,
             egress,

@@ -12,20 +12,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Loaded},
+    config::{Config, Host, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        connections::{Connections, Marks, Pressure, Reason},
+        limits::Limits,
         reservations::Reservations,
     },
     upgrade::UpgradeContext,
 };
 
-use super::{shutdown, supervisor::Supervisor, worker};
+use super::{memory::MemoryProbe, shutdown, supervisor::Supervisor, trimmer::Trimmer, worker};
 
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
@@ -40,6 +44,8 @@ pub(super) struct Server {
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
+    /// Bytes.
+    memory_max: u64,
 }
 
 impl Server {
@@ -73,6 +79,11 @@ impl Server {
             running: CancellationToken::new(),
         };
         observe(&metrics, &shared);
+        let memory_max = memory_budget(config);
+        let marks = shared.context.connections.marks();
+        metrics
+            .trimming
+            .set_limits(marks.low, marks.high, memory_max);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -91,6 +102,7 @@ impl Server {
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
+            memory_max,
         })
     }
 
@@ -130,6 +142,15 @@ impl Server {
                 () = housekeeping => {}
             }
         });
+        let trimming = trimming(&self.shared, self.memory_max);
+        let trimming_until = until.clone();
+        supervisor.spawn("trimmer", async move {
+            tokio::select! {
+                // Cancel-safe: a trim that is cut short has told some.
+                () = trimming_until.cancelled() => {}
+                () = trimming => {}
+            }
+        });
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -159,12 +180,21 @@ fn context(
     metrics
         .listener
         .set_upgrading_max(config.connections.transient_max);
+    let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
         access: Access::new(&config.relay),
         addresses,
-        reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+        reservations: Reservations::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.relay),
+        ),
+        circuits: Circuits::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.circuits),
+        ),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -172,6 +202,7 @@ fn context(
         menu,
         answer,
         relay,
+        connections,
         Arc::clone(metrics),
         config.connections.streams_max,
     )
@@ -216,8 +247,35 @@ fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
         if let Some(context) = context.upgrade() {
             let (protocols, agents) = context.peers.interned();
             metrics.identify.set_interned(protocols, agents);
+            let connections = &context.connections;
+            metrics.trimming.set_levels(
+                connections.peers(),
+                connections.open().saturating_sub(connections.staying()),
+                Reason::ALL.map(|reason| connections.protected(reason)),
+            );
         }
     });
+}
+
+/// Keeps the number of connections and the size of the process in bounds.
+fn trimming(shared: &worker::Shared, memory_max: u64) -> impl Future<Output = ()> + Send + use<> {
+    let (context, limits) = (Arc::clone(&shared.context), Arc::clone(&shared.limits));
+    let trimmer = Trimmer {
+        connections: Arc::clone(&context.connections),
+        metrics: Arc::clone(&context.metrics.trimming),
+        pressure: Pressure::new(memory_max),
+        max: move || limits.usage().total.max,
+        listed: move |peer: &PeerId| context.relay.access.is_protected(peer),
+        rest_until: None,
+    };
+    trimmer.run(MemoryProbe::new())
+}
+
+/// What the operator set, or three quarters of what the host grants: the rest
+/// is for the kernel's socket buffers, which count there and not here.
+fn memory_budget(config: &Config) -> u64 {
+    let granted = || Host::read().memory_bytes / 4 * 3;
+    config.memory.max.unwrap_or_else(granted)
 }
 
 /// Sweeps expired reservations, a stripe a second, and keeps the service

@@ -17,7 +17,7 @@ use crate::{
     engine::{demux::Side, muxer::Muxer},
     listener::{AcceptEvent, WorkerSocket, accept_loop},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
-    state::limits::{Limits, SocketPermit},
+    state::limits::{Limits, Refusal, SocketPermit},
     upgrade::{self, UpgradeContext, Upgraded},
 };
 
@@ -78,9 +78,15 @@ async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
     let local = socket.local();
     let metrics = Arc::clone(&shared.context.metrics.listener);
+    let connections = Arc::clone(&shared.context.connections);
     let observe = move |event| match event {
         AcceptEvent::Admitted => {}
-        AcceptEvent::Refused(refusal) => metrics.socket_refused(refusal.label()),
+        AcceptEvent::Refused(refusal) => {
+            metrics.socket_refused(refusal.label());
+            if refusal == Refusal::Total {
+                connections.attend();
+            }
+        }
         AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
     };
     let (limits, accepting) = (Arc::clone(&shared.limits), shared.accepting.clone());

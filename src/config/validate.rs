@@ -18,6 +18,8 @@ use super::{Config, ConfigError, Fault, Loaded};
 const STREAMS_MAX: usize = 448;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Smallest budget of memory: a server without any peer takes about half.
+const MEMORY_MIN: u64 = 32 << 20;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
@@ -51,6 +53,20 @@ const NESTED: &[(Count, Count)] = &[
         }),
     ),
     (
+        ("connections.high_water", |config| {
+            &mut config.connections.high_water
+        }),
+        ("connections.max", |config| &mut config.connections.max),
+    ),
+    (
+        ("connections.low_water", |config| {
+            &mut config.connections.low_water
+        }),
+        ("connections.high_water", |config| {
+            &mut config.connections.high_water
+        }),
+    ),
+    (
         ("connections.transient_max", |config| {
             &mut config.connections.transient_max
         }),
@@ -75,6 +91,7 @@ const NESTED: &[(Count, Count)] = &[
 /// All rules, for a configuration whose values could all be read. Lowers
 /// defaults to the limits around them.
 pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
+    derive_water_marks(loaded);
     let faults = fit_nested(loaded);
     let mut check = Check { loaded, faults };
     check.ranges();
@@ -106,6 +123,30 @@ pub(super) fn announce_addresses(
         Ok(addresses)
     } else {
         Err(ConfigError(faults))
+    }
+}
+
+/// Puts the marks that nobody set below the limit above them: far enough that
+/// a trim leaves room for a while, near enough that few are sent away.
+fn derive_water_marks(loaded: &mut Loaded) {
+    let is_set = |key| loaded.origins.contains_key(key);
+    let (high_is_set, low_is_set) = (
+        is_set("connections.high_water"),
+        is_set("connections.low_water"),
+    );
+    let connections = &mut loaded.config.connections;
+    if !high_is_set {
+        let derived = connections.max / 10 * 9 + connections.max % 10 * 9 / 10;
+        connections.high_water = if low_is_set {
+            derived.max(connections.low_water).min(connections.max)
+        } else {
+            derived
+        }
+        .max(1);
+    }
+    if !low_is_set {
+        let high = connections.high_water;
+        connections.low_water = (high / 9 * 8 + high % 9 * 8 / 9).max(1);
     }
 }
 
@@ -153,6 +194,8 @@ impl Check<'_> {
             ("relay.circuits_max", relay.circuits_max),
             ("relay.circuits_per_peer_max", relay.circuits_per_peer_max),
             ("connections.max", connections.max),
+            ("connections.high_water", connections.high_water),
+            ("connections.low_water", connections.low_water),
             ("connections.transient_max", connections.transient_max),
             ("connections.per_ip_max", connections.per_ip_max),
             ("connections.per_prefix_max", connections.per_prefix_max),
@@ -178,6 +221,9 @@ impl Check<'_> {
         }
         if connections.upgrade_timeout.is_zero() {
             self.refuse("connections.upgrade_timeout", "must be above 0");
+        }
+        if config.memory.max.is_some_and(|max| max < MEMORY_MIN) {
+            self.refuse("memory.max", "must be at least 32MiB");
         }
         // Peers are told both in whole seconds, and 0 would mean no limit.
         let told_in_seconds = [
@@ -372,6 +418,8 @@ mod tests {
                 "relay.reservations_max",
             ),
             ("relay.circuits_per_peer_max", "relay.circuits_max"),
+            ("connections.high_water", "connections.max"),
+            ("connections.low_water", "connections.high_water"),
             ("connections.transient_max", "connections.max"),
             ("connections.per_ip_max", "connections.per_prefix_max"),
             ("connections.per_prefix_max", "connections.max"),
@@ -392,6 +440,31 @@ mod tests {
         assert_eq!(connections.transient_max, 100);
         assert_eq!(relay.reservations_per_prefix_max, 20);
         assert_eq!(relay.reservations_per_ip_max, 20);
+    }
+
+    #[test]
+    fn the_water_marks_follow_the_limit_above_them() {
+        for (settings, high, low) in [
+            (&[][..], 45_000, 40_000),
+            (&["connections.max=1000"], 900, 800),
+            (&["connections.max=1"], 1, 1),
+            (&["connections.high_water=90"], 90, 80),
+            (&["connections.max=100", "connections.low_water=95"], 95, 95),
+            (&["connections.max=7"], 6, 5),
+        ] {
+            let connections = load(settings).unwrap().config.connections;
+            assert_eq!(
+                (connections.high_water, connections.low_water),
+                (high, low),
+                "{settings:?}"
+            );
+        }
+        assert_eq!(
+            reason(&["connections.max=100", "connections.low_water=101"]),
+            "is above connections.high_water = 100 from default"
+        );
+        assert_eq!(reason(&["memory.max=1MiB"]), "must be at least 32MiB");
+        load(&["memory.max=32MiB", "connections.grace_period=0"]).unwrap();
     }
 
     #[test]

@@ -65,6 +65,8 @@ impl Closed {
             Self::KeepAlive => "keep_alive",
             Self::Ending(Ending::Shutdown) => "shutdown",
             Self::Ending(Ending::Denied) => "denied",
+            Self::Ending(Ending::Trimmed) => "trimmed",
+            Self::Ending(Ending::MemoryShort) => "memory",
         }
     }
 
@@ -80,7 +82,9 @@ impl Closed {
             | Self::Io(_)
             | Self::Write
             | Self::KeepAlive
-            | Self::Ending(_) => GoAwayCode::Normal,
+            | Self::Ending(Ending::Shutdown | Ending::Denied) => GoAwayCode::Normal,
+            Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,
+            Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
         }
     }
 }

@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{peers::Peers, registry::Registry},
+    state::{connections::Connections, peers::Peers},
 };
 
 /// The server, as its connections see it.
@@ -26,7 +26,7 @@ pub struct Context {
     /// RESERVE and CONNECT.
     pub relay: Relay,
     /// Who is connected.
-    pub registry: Registry,
+    pub connections: Arc<Connections>,
     /// What peers say of themselves.
     pub peers: Peers,
     /// Counters of every layer.
@@ -43,6 +43,7 @@ impl Context {
         menu: Menu,
         answer: Answer,
         relay: Relay,
+        connections: Arc<Connections>,
         metrics: Arc<Metrics>,
         streams_max: usize,
     ) -> Self {
@@ -50,7 +51,7 @@ impl Context {
             menu,
             answer,
             relay,
-            registry: Registry::default(),
+            connections,
             peers: Peers::default(),
             metrics,
             streams_max,

@@ -8,6 +8,7 @@ use std::mem;
 use crate::engine::negotiate::{Negotiation, Responder};
 use crate::metrics::Service;
 use crate::service::{Served, gather::Gather, hop::Outcome, identify, ping};
+use crate::state::connections::Tag;
 use crate::state::leg::{StreamKey, reset_code};
 use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 
@@ -213,7 +214,8 @@ impl Connection {
         let result = gather.message(payload, MAX_MESSAGE, |bytes| {
             let (message, used) = HopMessage::decode(bytes)?;
             let draining = context.is_draining();
-            let outcome = relay.handle(&message, asker, &context.registry, draining, now, output);
+            let outcome =
+                relay.handle(&message, asker, &context.connections, draining, now, output);
             Ok((outcome, used))
         });
         match result {
@@ -248,6 +250,8 @@ impl Connection {
     ) {
         match heard {
             Ok(()) => {
+                let connections = &self.context.connections;
+                connections.credit(&self.remote.peer, Tag::Identified, pass.now);
                 let metrics = &self.context.metrics.identify;
                 match direction {
                     Direction::Asked => metrics.received(),

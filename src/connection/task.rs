@@ -25,9 +25,9 @@ use crate::engine::{
 use crate::metrics::ConnectionGuard;
 use crate::state::{
     circuits::EndCause,
+    connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
-    registry::{ConnectionId, Presence},
 };
 
 use super::{
@@ -129,7 +129,10 @@ impl Connection {
             Arc::clone(&context.metrics.egress),
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
-        let id = context.registry.register(remote.peer, link);
+        let ip = remote.address.ip();
+        let id = context
+            .connections
+            .register(remote.peer, ip, link, clock::now());
         let connection = Self {
             context,
             remote,
@@ -216,7 +219,7 @@ impl Connection {
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
         let peer = &self.remote.peer;
-        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+        if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
             self.context.peers.forget(peer, newest);
         }
@@ -224,7 +227,9 @@ impl Connection {
             let commands = self.egress.close(closed.go_away(), pass.effects);
             for entry in self.table.drain() {
                 let cause = match (&entry.handler, closed) {
-                    (Handler::Circuit(_), Closed::Ending(_)) => Some(EndCause::Shutdown),
+                    (Handler::Circuit(_), Closed::Ending(Ending::Shutdown)) => {
+                        Some(EndCause::Shutdown)
+                    }
                     (Handler::Circuit(bound), _) => Some(bound.end.closed()),
                     (_, _) => None,
                 };

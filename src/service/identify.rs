@@ -15,8 +15,8 @@ use crate::{
     service::{Menu, gather::Gather},
     state::{
         addresses::{Addresses, Reach},
+        connections::ConnectionId,
         peers::Peers,
-        registry::ConnectionId,
     },
     wire::{
         DecodeError,

@@ -32,6 +32,12 @@ impl Access {
         !self.deny.contains(peer) && (self.allow.is_empty() || self.allow.contains(peer))
     }
 
+    /// Whether the peer's connections are kept before all others.
+    #[must_use]
+    pub fn is_protected(&self, peer: &PeerId) -> bool {
+        self.allow.contains(peer)
+    }
+
     /// Whether the peer may be an end of a circuit.
     #[must_use]
     pub fn may_connect(&self, peer: &PeerId) -> bool {

@@ -20,7 +20,10 @@ use crate::{
     clock,
     config::RelayConfig,
     metrics::{CircuitGuard, CircuitMetrics},
-    state::striped::{Capacity, KeyPermit, KeyedCounts, Permit},
+    state::{
+        connections::{Connections, Reason, Tag},
+        striped::{Capacity, KeyPermit, KeyedCounts, Permit},
+    },
     wire::relay::Limit,
 };
 
@@ -103,6 +106,7 @@ pub struct Circuits {
     per_peer_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
+    connections: Arc<Connections>,
     metrics: Arc<CircuitMetrics>,
     next: AtomicU64,
 }
@@ -110,7 +114,11 @@ pub struct Circuits {
 impl Circuits {
     /// No circuit yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<CircuitMetrics>,
+    ) -> Self {
         metrics.set_max(config.circuits_max);
         Self {
             total: Capacity::new(config.circuits_max),
@@ -119,6 +127,7 @@ impl Circuits {
             per_peer_max: config.circuits_per_peer_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
+            connections,
             metrics,
             next: AtomicU64::new(0),
         }
@@ -142,10 +151,15 @@ impl Circuits {
             .destinations
             .try_acquire(destination, self.per_peer_max)
             .map_err(|_| CircuitRefusal::Destination)?;
+        // Taken back when the circuit is dropped.
+        for peer in [source, destination] {
+            self.connections.protect(peer, Reason::Circuit);
+        }
         Ok(Arc::new(Circuit {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
             bytes_max: self.bytes_max,
             duration_max: self.duration_max,
+            connections: Arc::clone(&self.connections),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
             permits: Permits {
@@ -192,6 +206,7 @@ pub struct Circuit {
     id: CircuitId,
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
+    connections: Arc<Connections>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
     running: Mutex<Option<CircuitGuard>>,
@@ -237,13 +252,25 @@ impl Circuit {
 
     /// Both ends are there.
     pub fn started(&self) {
-        *self.running.lock() = Some(self.metrics.opened(clock::now()));
+        let now = clock::now();
+        *self.running.lock() = Some(self.metrics.opened(now));
+        for peer in [self.source(), self.destination()] {
+            self.connections.credit(peer, Tag::Relayed, now);
+        }
     }
 
     /// Tells why it ends; the first cause told is the one that is counted.
     pub fn ended(&self, cause: EndCause) {
         if let Some(running) = self.running.lock().as_mut() {
             running.ending(cause.label());
+        }
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        for peer in [self.source(), self.destination()] {
+            self.connections.unprotect(peer, Reason::Circuit);
         }
     }
 }

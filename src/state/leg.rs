@@ -131,6 +131,10 @@ pub enum Ending {
     Shutdown,
     /// The peer may not be connected any longer.
     Denied,
+    /// Others matter more, and there are too many.
+    Trimmed,
+    /// Memory is short.
+    MemoryShort,
 }
 
 /// What is left to do when a lock has been let go: who has something to

@@ -18,8 +18,8 @@ use crate::{
     config::RelayConfig,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
+        connections::{ConnectionId, Connections, Reason, Tag},
         limits::{HostKey, Origin, PrefixKey},
-        registry::ConnectionId,
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -83,13 +83,18 @@ pub struct Reservations {
     per_ip_max: usize,
     per_prefix_max: usize,
     ttl: Duration,
+    connections: Arc<Connections>,
     metrics: Arc<RelayMetrics>,
 }
 
 impl Reservations {
     /// No reservation yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<RelayMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<RelayMetrics>,
+    ) -> Self {
         metrics.set_max(config.reservations_max);
         Self {
             peers: StripedMap::new(),
@@ -99,6 +104,7 @@ impl Reservations {
             per_ip_max: config.reservations_per_ip_max,
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
+            connections,
             metrics,
         }
     }
@@ -135,11 +141,15 @@ impl Reservations {
         });
         if renewed {
             self.metrics.reservation_renewed();
+            self.connections.credit(&peer, Tag::Reserved, now);
             return Ok(Granted::Renewed);
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
         let permits = self.permits(address)?;
+        // As long as it is in the table, or will be in a moment, it protects.
+        self.connections.protect(peer, Reason::Reservation);
+        self.connections.credit(&peer, Tag::Reserved, now);
         let previous = self.peers.insert(
             peer,
             Reservation {
@@ -149,6 +159,9 @@ impl Reservations {
                 permits,
             },
         );
+        if previous.is_some() {
+            self.connections.unprotect(&peer, Reason::Reservation);
+        }
         drop(previous);
         Ok(Granted::New)
     }
@@ -167,6 +180,9 @@ impl Reservations {
         let released = self
             .peers
             .remove_if(peer, |reservation| reservation.connection <= last);
+        if released.is_some() {
+            self.connections.unprotect(peer, Reason::Reservation);
+        }
         drop(released);
     }
 
@@ -187,6 +203,7 @@ impl Reservations {
             if let Some(reservation) = removed {
                 tracing::debug!(%peer, address = %reservation.address, "reservation expired");
                 reservation.permits.guard.expired();
+                self.connections.unprotect(&peer, Reason::Reservation);
             }
         }
     }

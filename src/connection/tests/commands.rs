@@ -66,7 +66,11 @@ async fn what_is_asked_behind_a_close_is_told_no() {
         let server = Server::new();
         let mut peer = server.connect(muxer).await;
         peer.assert_alive().await;
-        let link = server.context.registry.find(&peer.id).expect("connected");
+        let link = server
+            .context
+            .connections
+            .find(&peer.id)
+            .expect("connected");
         let circuits = &server.context.relay.circuits;
         let circuit = circuits.open(PeerId::random(), peer.id).expect("room");
         let other = Arc::new(Other::default());
@@ -99,7 +103,11 @@ async fn a_target_that_joins_too_late_is_reset() {
     peer.assert_alive().await;
     // A stream that runs something else by now, and one that is gone.
     let identity = peer.ear.streams.keys().next().copied();
-    let link = server.context.registry.find(&peer.id).expect("connected");
+    let link = server
+        .context
+        .connections
+        .find(&peer.id)
+        .expect("connected");
     let other = Arc::new(Other::default());
     let running = StreamKey {
         id: identity.expect("the server asks who it is"),

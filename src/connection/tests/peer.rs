@@ -39,7 +39,11 @@ use crate::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer, ping},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        connections::{Connections, Marks},
+        limits::Limits,
         reservations::Reservations,
     },
     wire::{
@@ -131,12 +135,21 @@ impl Server {
         let metrics = Metrics::new();
         let bound = "/ip4/203.0.113.1/tcp/4001".parse().expect("an address");
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
+        let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses);
         let relay = Relay {
             access: Access::new(&config.relay),
-            reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            reservations: Reservations::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.relay),
+            ),
+            circuits: Circuits::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.circuits),
+            ),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
@@ -144,7 +157,14 @@ impl Server {
         };
         let streams_max = config.connections.streams_max;
         Self {
-            context: Arc::new(Context::new(menu, answer, relay, metrics, streams_max)),
+            context: Arc::new(Context::new(
+                menu,
+                answer,
+                relay,
+                connections,
+                metrics,
+                streams_max,
+            )),
             limits: Limits::new(&config.connections),
         }
     }
@@ -268,7 +288,8 @@ impl Server {
     /// That no connection has left anything behind.
     pub(super) fn assert_clear(&self) {
         let context = &self.context;
-        assert_eq!(context.registry.peers(), 0, "peers");
+        assert_eq!(context.connections.peers(), 0, "peers");
+        assert!(context.connections.is_clear(), "connections");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
         assert!(context.peers.is_empty(), "what peers said");
