@@ -32,12 +32,12 @@ pub(crate) enum Ending {
 
 impl fmt::Display for Ending {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Names from libp2p's registry of error codes.
+        // Names of codes from go-libp2p.
         match self {
             Self::GoAway(0) => formatter.write_str("go-away, normal"),
-            Self::GoAway(0x1002) => formatter.write_str("go-away, resource limit"),
-            Self::GoAway(0x1006) => formatter.write_str("go-away, garbage collected"),
-            Self::GoAway(0x1007) => formatter.write_str("go-away, shutdown"),
+            Self::GoAway(0x1001) => formatter.write_str("go-away, resource limit"),
+            Self::GoAway(0x1005) => formatter.write_str("go-away, garbage collected"),
+            Self::GoAway(0x1006) => formatter.write_str("go-away, shutdown"),
             Self::GoAway(code) => write!(formatter, "go-away, code {code:#x}"),
             Self::Closed => formatter.write_str("closed without go-away"),
             Self::Reset => formatter.write_str("reset"),
@@ -176,13 +176,13 @@ mod tests {
         *witness.get().unwrap()
     }
 
-    const GOODBYE: [u8; 12] = [0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0x06];
+    const GOODBYE: [u8; 12] = [0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0x05];
 
     #[test]
     fn a_go_away_is_known_however_it_was_read() {
         let stream = [[7; 5].as_slice(), &GOODBYE].concat();
         for step in [1, 5, 12, 100] {
-            let expected = Ending::GoAway(0x1006);
+            let expected = Ending::GoAway(0x1005);
             assert_eq!(ending(&stream, step, false), expected, "{step} at a time");
             assert_eq!(ending(&stream, step, true), expected, "{step} at a time");
         }
