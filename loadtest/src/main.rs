@@ -168,10 +168,22 @@ async fn run_command(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Compare(options) => return run_compare(options, json).await,
         Command::Hold(options) => return child::hold(*options).await.map(|()| ExitCode::SUCCESS),
         Command::Knock(options) => return child::knock(*options).await.map(|()| ExitCode::SUCCESS),
-        Command::Trim(options) => (trim::run(options, !json).await?, options.hosted.check),
-        Command::Flood(options) => (flood::run(options, !json).await?, options.hosted.check),
-        Command::Stalled(options) => (stalled::run(options, !json).await?, options.hosted.check),
-        Command::Churn(options) => (churn::run(options, !json).await?, options.hosted.check),
+        Command::Trim(options) => {
+            let rounds = options.hosted.rounds(|| trim::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Flood(options) => {
+            let rounds = options.hosted.rounds(|| flood::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Stalled(options) => {
+            let rounds = options.hosted.rounds(|| stalled::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Churn(options) => {
+            let rounds = options.hosted.rounds(|| churn::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
         Command::Handshake(run) => (run.with(json, handshake::run).await?, false),
         Command::Idle(run) => (run.with(json, idle::run).await?, false),
         Command::Reserve(run) => (run.with(json, reserve::run).await?, false),

@@ -1,7 +1,7 @@
 //! What a scenario hands back: named figures with a unit and a direction, printed as
 //! text or JSON.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
@@ -135,6 +135,29 @@ impl Report {
         self
     }
 
+    /// The medians of several runs of one scenario, in the first one's order. A figure
+    /// that some runs lack, as one of peers refused by a limit, is theirs that have it.
+    pub(crate) fn median(mut rounds: Vec<Self>) -> Option<Self> {
+        let mut values: BTreeMap<Cow<'static, str>, Vec<f64>> = BTreeMap::new();
+        for figure in rounds.iter().flat_map(|report| &report.figures) {
+            let values = values.entry(figure.name.clone()).or_default();
+            values.push(figure.value);
+        }
+        let mut merged = (!rounds.is_empty()).then(|| rounds.remove(0))?;
+        let others = rounds.into_iter().flat_map(|report| report.figures);
+        for figure in others {
+            if !merged.figures.iter().any(|known| known.name == figure.name) {
+                merged.figures.push(figure);
+            }
+        }
+        for figure in &mut merged.figures {
+            if let Some(median) = values.get(&figure.name).and_then(|values| median(values)) {
+                figure.value = median;
+            }
+        }
+        Some(merged)
+    }
+
     /// The names of figures that miss their goal.
     pub(crate) fn missed(&self) -> Vec<&str> {
         let missed = self.figures.iter().filter(|figure| figure.misses());
@@ -156,6 +179,17 @@ impl Report {
         }
         text
     }
+}
+
+/// The middle value, or the mean of the two in the middle.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        return sorted.get(middle).copied();
+    }
+    Some((sorted.get(middle.checked_sub(1)?)? + sorted.get(middle)?) / 2.0)
 }
 
 /// Three significant digits, which is more than these measurements are good for.
@@ -186,6 +220,24 @@ mod tests {
         assert!(text.starts_with("rtt over mplex\n"));
         assert!(text.contains("server cpu"));
         assert!(text.trim_end().ends_with("12.0 us"));
+    }
+
+    #[test]
+    fn several_rounds_are_told_by_their_medians() {
+        let round =
+            |p99: f64| Report::new(ScenarioName::Flood, Muxer::Yamux).lower("p99", "us", p99);
+        let rounds = vec![
+            round(3.0),
+            round(90.0),
+            round(1.0).lower("refused", "", 7.0),
+        ];
+        let median = Report::median(rounds).map(|report| report.figures);
+        let values = median
+            .iter()
+            .flatten()
+            .map(|figure| (figure.name.as_ref(), figure.value));
+        assert_eq!(values.collect::<Vec<_>>(), [("p99", 3.0), ("refused", 7.0)]);
+        assert!(Report::median(Vec::new()).is_none());
     }
 
     #[test]

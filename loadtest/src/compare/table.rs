@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::goals;
 use crate::{
     connection::Muxer,
-    report::{Better, Report, ScenarioName, short},
+    report::{Better, Report, ScenarioName, median, short},
     server::Kind,
 };
 
@@ -100,16 +100,6 @@ impl Results {
             })
             .collect()
     }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        return sorted.get(middle).copied();
-    }
-    Some((sorted.get(middle.checked_sub(1)?)? + sorted.get(middle)?) / 2.0)
 }
 
 const HEADINGS: [&str; 9] = [

@@ -31,9 +31,30 @@ pub(crate) struct Options {
     /// Small and short, to see that it runs
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Times that all is done, with a new server each; medians are shown
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
+    rounds: u16,
     /// Fail when a goal is missed
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+impl Options {
+    /// Runs a scenario as often as was asked for.
+    ///
+    /// # Errors
+    /// When one round fails.
+    pub(crate) async fn rounds<W>(&self, round: impl Fn() -> W) -> anyhow::Result<Report>
+    where
+        W: Future<Output = anyhow::Result<Report>>,
+    {
+        let mut reports = Vec::new();
+        for number in 1..=self.rounds {
+            let report = round().await.with_context(|| format!("round {number}"))?;
+            reports.push(report);
+        }
+        Report::median(reports).context("no rounds")
+    }
 }
 
 /// The circuits whose round trips are timed.
