@@ -1,11 +1,14 @@
-//! The HTTP side for operators: metrics, liveness, readiness.
+//! The HTTP side for operators: metrics, liveness, readiness, and the rules of
+//! access.
 //!
 //! Owns the listener on `admin.address`. Bounds what its clients may hold: a
 //! number of connections, one request for each, a deadline for the request's
-//! head and one over everything. It only reads; it runs on the main thread's
+//! head and one over everything. It runs on the main thread's
 //! runtime, so that it answers while workers are busy.
 
+pub mod api;
 mod endpoints;
+mod guard;
 mod health;
 
 use std::net::SocketAddr;
@@ -23,6 +26,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::state::access::rulebook::Rulebook;
+
+use guard::Guard;
 
 pub use health::{HEARTBEAT_EVERY, Health, Heartbeat, Phase, STALLED_AFTER};
 
@@ -36,11 +42,12 @@ pub enum AdminError {
     },
 }
 
-/// What the endpoints read.
+/// What the endpoints read and change.
 #[derive(Debug, Clone)]
 pub struct AdminState {
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
+    pub rulebook: Arc<Rulebook>,
 }
 
 /// What clients of the admin server may hold.
@@ -82,21 +89,29 @@ pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
     state: AdminState,
+    guard: Arc<Guard>,
     bounds: Bounds,
 }
 
 impl AdminServer {
     /// Takes the address; with port 0, the one that [`Self::address`] tells.
+    /// With a token, the API asks everybody for it; without one, it is there
+    /// for programs on this host if the address is a loopback address.
     ///
     /// # Errors
     /// [`AdminError::Bind`] when the address cannot be listened on.
-    pub async fn bind(address: SocketAddr, state: AdminState) -> Result<Self, AdminError> {
+    pub async fn bind(
+        address: SocketAddr,
+        state: AdminState,
+        token: Option<String>,
+    ) -> Result<Self, AdminError> {
         let refused = |source| AdminError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         Ok(Self {
             address: listener.local_addr().map_err(refused)?,
             listener,
             state,
+            guard: Guard::new(address, token),
             bounds: Bounds::default(),
         })
     }
@@ -112,7 +127,7 @@ impl AdminServer {
     /// Meant to be cancelled last, so that the server tells that it drains
     /// while it does.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let router = endpoints::router(self.state);
+        let router = endpoints::router(self.state, self.guard);
         let slots = Arc::new(Semaphore::new(self.bounds.connections.get()));
         // Holds one finished task per slot at most: reaped before each accept.
         let mut open = JoinSet::new();
@@ -154,8 +169,8 @@ async fn slot(
 /// Serves one request of one client, within its bounds.
 ///
 /// No keep-alive: scrapes are seconds apart, and a connection that ends with
-/// its answer has one deadline instead of a state for being idle. The request's
-/// body is never read.
+/// its answer has one deadline instead of a state for being idle. A
+/// request's body is read by the API only, which bounds it.
 async fn answer(stream: TcpStream, router: Router, bounds: Bounds, _permit: OwnedSemaphorePermit) {
     let connection = http1::Builder::new()
         .keep_alive(false)

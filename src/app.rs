@@ -4,9 +4,13 @@
 //! at the end the phases of shutdown. Everything that an operator can get
 //! wrong is told before the first peer is let in.
 
+mod access;
 pub mod cli;
+mod interfaces;
 pub mod logging;
 mod memory;
+mod observe;
+mod peers;
 mod server;
 mod shutdown;
 mod supervisor;
@@ -29,6 +33,8 @@ use server::Server;
 /// else is the system's.
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    // First what makes nothing when it is refused.
+    let systems = server::open_asn_database(&loaded)?;
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
@@ -39,7 +45,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let server = Server::start(&loaded, identity).await?;
+        let server = Server::start(&loaded, identity, systems).await?;
         banner(&server)?;
         server.run().await
     })

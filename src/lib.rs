@@ -5,7 +5,7 @@
 //! ```text
 //! listener → upgrade → connection → service → state
 //!                                ↘ wire, engine (pure)
-//!                                  metrics, clock, config, identity (leaves)
+//!                                  metrics, clock, config, identity, store (leaves)
 //! ```
 //!
 //! On top of it: [`app`] turns a configuration into a running server, [`admin`]
@@ -24,5 +24,6 @@ pub mod metrics;
 pub mod probe;
 pub mod service;
 pub mod state;
+pub mod store;
 pub mod upgrade;
 pub mod wire;

@@ -6,6 +6,7 @@
 //! Series are bounded by the product of closed label sets: nothing a peer sends
 //! becomes a label. This module knows no other layer; callers translate.
 
+mod access;
 mod allocator;
 mod circuits;
 mod connections;
@@ -13,14 +14,18 @@ mod declare;
 mod egress;
 mod identify;
 mod labels;
+mod limits;
 mod listener;
+mod locks;
 mod muxers;
+mod peerstore;
 mod pools;
 mod process;
 mod pulled;
 mod reference;
 mod relay;
 mod sharded;
+mod store;
 mod streams;
 mod trimming;
 mod upgrade;
@@ -30,17 +35,22 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Registry, TextEncoder};
 
+pub use access::AccessMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
 pub use egress::EgressMetrics;
 pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
+pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
+pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
+pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
+pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
 pub use trimming::TrimMetrics;
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
@@ -56,6 +66,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// to tell when it drops.
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
+    pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
     pub trimming: Arc<TrimMetrics>,
@@ -65,7 +76,10 @@ pub struct Metrics {
     pub relay: Arc<RelayMetrics>,
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
+    pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub store: Arc<StoreMetrics>,
+    pub access: Arc<AccessMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -84,8 +98,10 @@ impl Metrics {
         let mut declare = Declarations::new();
         process::declare(&mut declare);
         allocator::declare(&mut declare);
+        locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
+        let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
         let trimming = Arc::new(TrimMetrics::new(&mut declare));
@@ -93,10 +109,14 @@ impl Metrics {
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
+        let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let store = Arc::new(StoreMetrics::new(&mut declare));
+        let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
+            limits,
             upgrade,
             connections,
             trimming,
@@ -106,7 +126,10 @@ impl Metrics {
             relay,
             circuits,
             identify,
+            peerstore,
             pools,
+            store,
+            access,
             registry,
             declared,
             refresh: OnceLock::new(),

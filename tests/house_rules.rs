@@ -25,19 +25,20 @@ const HEADER_MIN: usize = 2;
 const FLOW: [&str; 5] = ["listener", "upgrade", "connection", "service", "state"];
 
 /// The modules that everybody may call, each with the ones it may call.
-const LEAVES: [(&str, &[&str]); 6] = [
+const LEAVES: [(&str, &[&str]); 7] = [
     ("wire", &[]),
     ("engine", &["wire"]),
     ("clock", &[]),
     ("metrics", &["clock"]),
     ("config", &["engine"]),
     ("identity", &[]),
+    ("store", &["metrics", "clock"]),
 ];
 
 /// The modules that nothing of the above may call, each with the ones it may
 /// call.
 const TOP: [(&str, &[&str]); 3] = [
-    ("admin", &["metrics", "clock"]),
+    ("admin", &["state", "config", "metrics", "clock"]),
     (
         "probe",
         &[
@@ -60,6 +61,7 @@ const TOP: [(&str, &[&str]); 3] = [
             "metrics",
             "config",
             "identity",
+            "store",
         ],
     ),
 ];

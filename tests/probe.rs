@@ -230,7 +230,10 @@ fn limits_that_are_off_are_said_to_be() {
 
 #[test]
 fn a_refused_reservation_is_told_after_what_was_found() {
-    let server = Server::start(&[&format!(r#"relay.allow_peers=["{STRANGER}"]"#)]);
+    let server = Server::start(&[
+        &format!("access.allow={STRANGER}"),
+        "relay.allowed_only=true",
+    ]);
     let (text, wrong) = failed(&[&server.address, "--reserve"]);
     assert_eq!(one(&text, "peer id"), server.peer_id);
     assert_eq!(one(&text, "status"), "PERMISSION_DENIED (202)");

@@ -15,7 +15,7 @@ use tokio::{
 };
 use waystation::{
     clock,
-    config::Config,
+    config::{AccessLists, Config},
     connection::{Connection, Context, Handover, Remote},
     engine::{
         demux::Side,
@@ -26,7 +26,12 @@ use waystation::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        connections::{Connections, Marks},
+        limits::{Limits, StreamLimits},
+        peerstore::Peerstore,
         reservations::Reservations,
     },
 };
@@ -48,22 +53,48 @@ impl Server {
         let config = Config::default();
         let identity = Identity::generate();
         let metrics = Metrics::new();
+        let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
-            access: Access::new(&config.relay),
-            reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
+            reservations: Reservations::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.relay),
+            ),
+            circuits: Circuits::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.circuits),
+            ),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
             addresses,
         };
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, metrics, 256)),
+            context: Arc::new(Context::new(
+                menu,
+                answer,
+                relay,
+                connections,
+                peerstore,
+                metrics,
+                StreamLimits::new(&config),
+            )),
             limits: Limits::new(&config.connections),
         }
     }
@@ -80,7 +111,7 @@ impl Server {
             let now = clock::now();
             let Ok(permit) = self
                 .limits
-                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), now)
+                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), false, now)
             else {
                 return;
             };
@@ -98,15 +129,20 @@ impl Server {
                     plaintext,
                     ciphertext: Vec::new(),
                 },
-                permit.authenticated(),
+                permit.authenticated(&peer).expect("a new peer"),
                 guard,
             );
             // What makes no sense ends it here; what does waits for more.
             let _ = connection.begin(leftover);
             drop(connection);
         });
-        assert_eq!(self.context.registry.peers(), 0);
-        assert!(self.context.peers.is_empty());
+        assert_eq!(self.context.connections.peers(), 0);
+        let peerstore = &self.context.peerstore;
+        let later = clock::now() + std::time::Duration::from_secs(7 * 24 * 60 * 60);
+        for stripe in 0..peerstore.stripes() {
+            peerstore.sweep(stripe, later);
+        }
+        assert!(peerstore.is_empty());
         assert!(self.context.relay.reservations.is_clear());
         assert!(self.context.relay.circuits.is_clear());
     }

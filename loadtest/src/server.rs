@@ -66,23 +66,32 @@ impl Kind {
 
 /// Settings under which Waystation refuses none of `connections` peers, as the baseline
 /// does not: limits by address do not apply on loopback, all others are lifted.
-/// `streams_max` is at the highest value it may have.
+/// `streams_max` and `circuits_per_peer_max` are as high as one connection bears together,
+/// and nobody is trimmed, since both water marks are at the maximum.
 pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
     let mut settings = [
         "listen.addresses=[\"/ip4/127.0.0.1/tcp/0\"]",
         "relay.circuit_bytes_max=0",
         "relay.circuit_duration_max=0",
         "relay.circuits_max=100000",
-        "relay.circuits_per_peer_max=100000",
-        "connections.streams_max=448",
+        "relay.circuits_per_peer_max=255",
+        "relay.reserve_rate_per_peer=1e6",
+        "relay.reserve_burst_per_peer=1000000",
+        "relay.connect_rate_per_peer=1e6",
+        "relay.connect_burst_per_peer=1000000",
+        "connections.streams_max=256",
+        "streams.hop_per_peer_max=256",
     ]
     .map(str::to_owned)
     .to_vec();
     let counts = [
         "connections.max",
+        "connections.high_water",
+        "connections.low_water",
         "connections.transient_max",
         "connections.per_ip_max",
         "connections.per_prefix_max",
+        "connections.per_peer_max",
         "relay.reservations_max",
         "relay.reservations_per_ip_max",
         "relay.reservations_per_prefix_max",

@@ -3,6 +3,8 @@
 //! Answers are made anew for each request and never stored by anybody. What
 //! being live and ready means is left to `health`.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,7 +13,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 
-use super::{AdminState, Phase};
+use super::guard::Guard;
+use super::{AdminState, Phase, api};
 use crate::clock;
 use crate::metrics::{self, Usage};
 
@@ -22,18 +25,21 @@ const INDEX: &str = "<!DOCTYPE html>
 <li><a href=\"/metrics\">/metrics</a>: figures in the Prometheus text format
 <li><a href=\"/livez\">/livez</a>: 200 while every worker turns
 <li><a href=\"/readyz\">/readyz</a>: 200 while new peers are taken, and how many more fit
+<li><a href=\"/api/v1/access\">/api/v1/access</a>: the rules of who may connect, made at run time
 </ul>
 </html>
 ";
 
-pub(super) fn router(state: AdminState) -> Router {
+pub(super) fn router(state: AdminState, guard: Arc<Guard>) -> Router {
+    let api = api::router(Arc::clone(&state.rulebook), guard);
     Router::new()
         .route("/", get(|| async { Html(INDEX) }))
         .route("/metrics", get(scrape))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
-        .layer(map_response(never_stored))
         .with_state(state)
+        .merge(api)
+        .layer(map_response(never_stored))
 }
 
 async fn scrape(State(state): State<AdminState>) -> impl IntoResponse {

@@ -9,27 +9,48 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::clock;
+use crate::config::{AccessLists, Config};
+use crate::state::access::Access;
+use crate::store::Store;
+
+mod api;
 
 struct Running {
     address: SocketAddr,
     state: AdminState,
+    _directory: tempfile::TempDir,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
 }
 
 impl Running {
     async fn start(bounds: Bounds) -> Self {
+        Self::start_on([127, 0, 0, 1], None, bounds).await
+    }
+
+    async fn start_on(host: [u8; 4], token: Option<&str>, bounds: Bounds) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let metrics = Metrics::new();
+        let store = Store::open(directory.path(), Arc::clone(&metrics.store)).unwrap();
+        let config = Config::default();
+        let access = Access::new(&config, &AccessLists::default(), &metrics.access);
+        let rulebook = Rulebook::load(Arc::new(access), Arc::new(store.store), 0, |_| 2);
         let state = AdminState {
-            metrics: Metrics::new(),
+            metrics,
             health: Health::new(1, clock::now()),
+            rulebook: Arc::new(rulebook.unwrap()),
         };
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = AdminServer::bind(loopback, state.clone()).await.unwrap();
+        let token = token.map(str::to_owned);
+        let address = SocketAddr::from((host, 0));
+        let mut server = AdminServer::bind(address, state.clone(), token)
+            .await
+            .unwrap();
         server.bounds = bounds;
         let shutdown = CancellationToken::new();
         Self {
             address: server.address(),
             state,
+            _directory: directory,
             shutdown: shutdown.clone(),
             server: start(server.serve(shutdown)),
         }
@@ -96,7 +117,7 @@ async fn a_stalled_worker_makes_the_server_not_live() {
         ..running.state.clone()
     };
     state.health.heartbeat(0).beat(clock::now());
-    let server = AdminServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), state)
+    let server = AdminServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), state, None)
         .await
         .unwrap();
     let stalled = Running {
@@ -220,7 +241,7 @@ async fn shutdown_ends_the_server_and_frees_its_port() {
     let _waiting = TcpStream::connect(running.address).await.unwrap();
     running.shutdown.cancel();
     running.server.await.unwrap();
-    AdminServer::bind(running.address, running.state)
+    AdminServer::bind(running.address, running.state, None)
         .await
         .unwrap();
 }
@@ -228,7 +249,7 @@ async fn shutdown_ends_the_server_and_frees_its_port() {
 #[tokio::test]
 async fn a_taken_port_is_named_with_its_key() {
     let running = Running::start(Bounds::default()).await;
-    let error = AdminServer::bind(running.address, running.state.clone())
+    let error = AdminServer::bind(running.address, running.state.clone(), None)
         .await
         .unwrap_err()
         .to_string();

@@ -4,6 +4,9 @@
 //! error, code 2 for what the operator can put right and 1 for the rest. What
 //! a setting means is left to `config`, serving to [`super::run`].
 
+mod access;
+mod client;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +20,7 @@ use crate::config::{Config, ConfigError, Environment, Loaded, Sources};
 use crate::engine::muxer::Muxer;
 use crate::identity::{Identity, IdentityError, KeyFile, KeyType, NewKey};
 use crate::probe::{self, Report, Request, Target};
+use crate::state::access::Verdict;
 
 /// Key that errors about the key file name.
 const KEY_FILE: &str = "identity.key_file";
@@ -62,6 +66,16 @@ enum Command {
     Identity {
         #[command(subcommand)]
         command: IdentityCommand,
+    },
+    /// Refuse a peer, an address or a range from now on, and close what it has
+    /// open. Told to the running server over admin.address.
+    Deny(access::Add),
+    /// Trust a peer, an address or a range from now on, as access.allow does.
+    Allow(access::Add),
+    /// The rules that deny and allow have made.
+    Access {
+        #[command(subcommand)]
+        command: access::AccessCommand,
     },
     /// Dial a server as a peer would, and show what it answers: who it is, what
     /// it offers, how fast. Exit code 1 if it does not answer as it should.
@@ -168,6 +182,9 @@ impl Arguments {
                 check_config(&settings.join(more).load()?)
             }
             Some(Command::Identity { command }) => command.execute(settings),
+            Some(Command::Deny(rule)) => rule.execute(settings, Verdict::Deny),
+            Some(Command::Allow(rule)) => rule.execute(settings, Verdict::Allow),
+            Some(Command::Access { command }) => command.execute(settings),
             Some(Command::Probe(probe)) => probe.execute(),
         }
     }
@@ -268,6 +285,8 @@ fn timeout(text: &str) -> Result<Duration, &'static str> {
 /// Everything that a start would look at before it opens a socket, without
 /// making anything.
 fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
+    loaded.access_lists()?;
+    loaded.admin_token()?;
     let path = &loaded.config.identity.key_file;
     let identity = match Identity::load(path) {
         Ok(identity) => {
@@ -277,6 +296,7 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) if error.is_not_found() => "created at the first start".to_owned(),
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
+    super::server::open_asn_database(loaded)?;
     print(&format!("# identity: {identity}\n{}", loaded.render()))
 }
 

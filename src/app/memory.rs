@@ -61,11 +61,11 @@ fn stall_files(group: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Bytes out of `/proc/self/status` (proc(5), `VmRSS`).
+/// Bytes out of `/proc/self/status` (proc(5)): what is not backed by files,
+/// since the kernel drops the rest by itself; all of it on older kernels.
 fn resident(status: &str) -> Option<u64> {
-    let rest = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let rest = field("RssAnon:").or_else(|| field("VmRSS:"))?;
     let kibibytes: u64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -90,6 +90,8 @@ mod tests {
     fn the_kernels_tables_are_read() {
         let status = "VmPeak:\t  900 kB\nVmRSS:\t   2048 kB\nThreads:\t3\n";
         assert_eq!(resident(status), Some(2 << 20));
+        let anonymous = format!("{status}RssAnon:\t  1024 kB\nRssFile:\t 1024 kB\n");
+        assert_eq!(resident(&anonymous), Some(1 << 20));
         assert_eq!(resident("VmRSS: much\n"), None);
         let pressure = "some avg10=12.50 avg60=1.00 avg300=0.10 total=7\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n";
         assert_eq!(stalled(pressure), Some(0.125));

@@ -5,35 +5,34 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Host, Loaded},
+    config::{Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access,
+        access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
-        connections::{Connections, Marks, Pressure, Reason},
-        limits::Limits,
+        connections::{Connections, Marks},
+        limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
+    store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{memory::MemoryProbe, shutdown, supervisor::Supervisor, trimmer::Trimmer, worker};
-
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
+use super::{
+    access, interfaces, observe::observe, peers, shutdown, supervisor::Supervisor, trimmer, worker,
+};
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -41,11 +40,14 @@ pub(super) struct Server {
     addresses: Vec<Multiaddr>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
+    rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    store: Arc<Store>,
+    write_interval: Duration,
     drain_timeout: Duration,
     /// Bytes.
-    memory_max: u64,
+    memory_max: Option<u64>,
 }
 
 impl Server {
@@ -54,9 +56,16 @@ impl Server {
     /// # Errors
     /// What the operator has to change, named by its key; or the system's
     /// refusal.
-    pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        loaded: &Loaded,
+        identity: Identity,
+        systems: Option<AsnDatabase>,
+    ) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit(config);
+        raise_descriptor_limit();
+        for note in loaded.notes() {
+            tracing::warn!("{note}");
+        }
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -64,26 +73,28 @@ impl Server {
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
         let addresses = Addresses::new(
             &config.announce.addresses,
-            &expand(&bound),
+            &interfaces::expand(&bound),
             identity.peer_id(),
         );
         let metrics = Metrics::new();
+        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
+        let store = open_store(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let admin = bind_admin(loaded, &metrics, &health).await?;
         let listed = addresses.all();
+        let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, &metrics)),
+            context: Arc::new(context(
+                config, &identity, addresses, access, &buffers, &metrics, &store,
+            )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::new(&config.connections),
+            limits: Limits::with_systems(&config.connections, systems),
+            buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        observe(&metrics, &shared);
-        let memory_max = memory_budget(config);
-        let marks = shared.context.connections.marks();
-        metrics
-            .trimming
-            .set_limits(marks.low, marks.high, memory_max);
+        let rulebook = rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
+        observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
             .into_iter()
@@ -99,10 +110,13 @@ impl Server {
             addresses: listed,
             admin,
             health,
+            rulebook,
             shared,
             workers,
+            store,
+            write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
-            memory_max,
+            memory_max: config.memory.max,
         })
     }
 
@@ -134,23 +148,14 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let housekeeping_until = until.clone();
-        supervisor.spawn("housekeeping", async move {
-            tokio::select! {
-                // Cancel-safe: each round is complete in itself.
-                () = housekeeping_until.cancelled() => {}
-                () = housekeeping => {}
-            }
-        });
-        let trimming = trimming(&self.shared, self.memory_max);
-        let trimming_until = until.clone();
-        supervisor.spawn("trimmer", async move {
-            tokio::select! {
-                // Cancel-safe: a trim that is cut short has told some.
-                () = trimming_until.cancelled() => {}
-                () = trimming => {}
-            }
-        });
+        let rules = access::tend_rules(self.rulebook);
+        let trimming = trimmer::task(&self.shared, self.memory_max);
+        background(&supervisor, "housekeeping", &until, housekeeping);
+        background(&supervisor, "rules", &until, rules);
+        background(&supervisor, "trimmer", &until, trimming);
+        let context = Arc::clone(&self.shared.context);
+        let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
+        supervisor.spawn("peers", writing);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -167,14 +172,63 @@ impl Server {
     }
 }
 
+/// Starts a task that goes on until the token is cancelled. Each of them may be
+/// dropped at any point: rounds are complete in themselves, or ended by a thread
+/// of their own.
+fn background(
+    supervisor: &Supervisor,
+    name: &'static str,
+    until: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let until = until.clone();
+    supervisor.spawn(name, async move {
+        tokio::select! {
+            // Both are cancel-safe.
+            () = until.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
+/// The rules that were made at run time, with the power to cut.
+fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
+    let rulebook = access::rulebook(context, Arc::clone(store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
+}
+
+/// The store, with a line about a file that could not be used.
+fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
+    let directory = &loaded.config.state.directory;
+    let opened = Store::open(directory, Arc::clone(&metrics.store))
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    if let Some(aside) = opened.set_aside {
+        tracing::warn!(
+            file = %aside.from.display(),
+            reason = %aside.reason,
+            kept_as = %aside.path.display(),
+            "the store cannot be used and was set aside; starting with an empty one"
+        );
+    }
+    Ok(Arc::new(opened.store))
+}
+
 fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
+    access: Access,
+    buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
+    store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses);
+    let answer = Answer::new(identity, &menu, &addresses, clock::unix_seconds());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics
@@ -183,7 +237,7 @@ fn context(
     let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
-        access: Access::new(&config.relay),
+        access: Arc::new(access),
         addresses,
         reservations: Reservations::new(
             &config.relay,
@@ -194,7 +248,8 @@ fn context(
             &config.relay,
             Arc::clone(&connections),
             Arc::clone(&metrics.circuits),
-        ),
+        )
+        .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -203,9 +258,25 @@ fn context(
         answer,
         relay,
         connections,
+        peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
-        config.connections.streams_max,
+        StreamLimits::new(config),
     )
+}
+
+/// Who announces which address, if the operator has a file that tells.
+///
+/// # Errors
+/// The line about `connections.asn_database` when it cannot be used.
+pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, ConfigError> {
+    let path = &loaded.config.connections.asn_database;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let opened = AsnDatabase::open(path);
+    opened
+        .map(Some)
+        .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
@@ -219,6 +290,7 @@ async fn bind_admin(
     loaded: &Loaded,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
+    rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
@@ -226,62 +298,20 @@ async fn bind_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),
+        rulebook: Arc::clone(rulebook),
     };
-    let server = AdminServer::bind(address, state)
+    let token = loaded.admin_token()?;
+    let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
 }
 
-/// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared) {
-    let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
-    metrics.before_scrape(move |metrics| {
-        let usage = limits.usage();
-        metrics
-            .listener
-            .set_origins_tracked(usage.hosts.taken, usage.prefixes.taken);
-        metrics
-            .listener
-            .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
-        if let Some(context) = context.upgrade() {
-            let (protocols, agents) = context.peers.interned();
-            metrics.identify.set_interned(protocols, agents);
-            let connections = &context.connections;
-            metrics.trimming.set_levels(
-                connections.peers(),
-                connections.open().saturating_sub(connections.staying()),
-                Reason::ALL.map(|reason| connections.protected(reason)),
-            );
-        }
-    });
-}
-
-/// Keeps the number of connections and the size of the process in bounds.
-fn trimming(shared: &worker::Shared, memory_max: u64) -> impl Future<Output = ()> + Send + use<> {
-    let (context, limits) = (Arc::clone(&shared.context), Arc::clone(&shared.limits));
-    let trimmer = Trimmer {
-        connections: Arc::clone(&context.connections),
-        metrics: Arc::clone(&context.metrics.trimming),
-        pressure: Pressure::new(memory_max),
-        max: move || limits.usage().total.max,
-        listed: move |peer: &PeerId| context.relay.access.is_protected(peer),
-        rest_until: None,
-    };
-    trimmer.run(MemoryProbe::new())
-}
-
-/// What the operator set, or three quarters of what the host grants: the rest
-/// is for the kernel's socket buffers, which count there and not here.
-fn memory_budget(config: &Config) -> u64 {
-    let granted = || Host::read().memory_bytes / 4 * 3;
-    config.memory.max.unwrap_or_else(granted)
-}
-
-/// Sweeps expired reservations, a stripe a second, and keeps the service
+/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
 async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
     let reservations = &shared.context.relay.reservations;
+    let peerstore = &shared.context.peerstore;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().is_some();
@@ -290,8 +320,13 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         ticks.tick().await;
         let now = clock::now();
         reservations.sweep(stripe, now);
-        stripe = (stripe + 1) % reservations.stripes();
+        peerstore.sweep(stripe, now);
+        // Both take a stripe modulo how many they have.
+        stripe = stripe.wrapping_add(1);
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
+        reservations.sweep_rates(now);
+        shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
@@ -314,8 +349,9 @@ fn warn_about(listeners: &Listeners) {
     }
 }
 
-/// Each connection takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit(config: &Config) {
+/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
+/// hard one is enough is told by the configuration.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -325,45 +361,4 @@ fn raise_descriptor_limit(config: &Config) {
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
     }
-    let needed = config.connections.max as u64 + DESCRIPTORS_RESERVED;
-    match getrlimit(Resource::Nofile).current {
-        Some(current) if current < needed => tracing::warn!(
-            descriptors = current,
-            needed,
-            "connections.max is above what the limit on open descriptors allows"
-        ),
-        Some(_) | None => {}
-    }
-}
-
-/// Replaces unspecified addresses by those of this host's interfaces.
-fn expand(bound: &[Multiaddr]) -> Vec<Multiaddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list this host's addresses; set announce.addresses");
-        Vec::new()
-    });
-    let mut expanded = Vec::new();
-    for address in bound {
-        let unspecified = match address.iter().next() {
-            Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
-            Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
-            _ => false,
-        };
-        if !unspecified {
-            expanded.push(address.clone());
-            continue;
-        }
-        let is_v4 = matches!(address.iter().next(), Some(Protocol::Ip4(_)));
-        expanded.extend(
-            interfaces
-                .iter()
-                .map(if_addrs::Interface::ip)
-                .filter(|ip| ip.is_ipv4() == is_v4)
-                .map(|ip| {
-                    let rest = address.iter().skip(1);
-                    std::iter::once(Protocol::from(ip)).chain(rest).collect()
-                }),
-        );
-    }
-    expanded
 }

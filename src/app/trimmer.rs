@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-use super::memory::MemoryProbe;
+use super::{memory::MemoryProbe, worker::Shared};
 
 /// How often memory and the marks are looked at without being asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,16 +44,36 @@ const REST: Duration = Duration::from_secs(10);
 /// Stripes copied before others get their turn.
 const STRIPES_AT_ONCE: usize = 8;
 
+/// The task that trims this server's connections; `memory_max` is in bytes.
+pub(super) fn task(
+    shared: &Shared,
+    memory_max: Option<u64>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (context, limits) = (Arc::clone(&shared.context), Arc::clone(&shared.limits));
+    let metrics = Arc::clone(&context.metrics.trimming);
+    let marks = context.connections.marks();
+    metrics.set_limits(marks.low, marks.high, memory_max);
+    let trimmer = Trimmer {
+        connections: Arc::clone(&context.connections),
+        metrics,
+        pressure: Pressure::new(memory_max.unwrap_or(u64::MAX)),
+        max: move || limits.usage().total.max,
+        listed: move |peer: &PeerId| context.relay.access.is_protected(peer),
+        rest_until: None,
+    };
+    trimmer.run(MemoryProbe::new())
+}
+
 /// The trimming task.
-pub(super) struct Trimmer<Max, Listed> {
-    pub(super) connections: Arc<Connections>,
-    pub(super) metrics: Arc<TrimMetrics>,
-    pub(super) pressure: Pressure,
+struct Trimmer<Max, Listed> {
+    connections: Arc<Connections>,
+    metrics: Arc<TrimMetrics>,
+    pressure: Pressure,
     /// Tells `connections.max` as it is now.
-    pub(super) max: Max,
+    max: Max,
     /// Tells whether a peer is on the operator's list.
-    pub(super) listed: Listed,
-    pub(super) rest_until: Option<Instant>,
+    listed: Listed,
+    rest_until: Option<Instant>,
 }
 
 impl<Max, Listed> Trimmer<Max, Listed>
@@ -62,7 +82,7 @@ where
     Listed: Fn(&PeerId) -> bool,
 {
     /// Runs for ever; may be dropped at any point.
-    pub(super) async fn run(mut self, memory: MemoryProbe) {
+    async fn run(mut self, memory: MemoryProbe) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -11,10 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::{Num, Value};
-use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 
-use super::LogFormat;
+use super::{LogFormat, Subject};
 use crate::engine::muxer::Muxer;
 use units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -273,15 +272,15 @@ impl Element for Multiaddr {
     }
 }
 
-impl Element for PeerId {
-    const WHAT: &'static str = "peer id";
+impl Element for Subject {
+    const WHAT: &'static str = "peer id, IP address or range";
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
     }
 
     fn text(&self) -> String {
-        self.to_base58()
+        self.to_string()
     }
 }
 

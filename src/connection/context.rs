@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{connections::Connections, peers::Peers},
+    state::{connections::Connections, limits::StreamLimits, peerstore::Peerstore},
 };
 
 /// The server, as its connections see it.
@@ -27,12 +27,12 @@ pub struct Context {
     pub relay: Relay,
     /// Who is connected.
     pub connections: Arc<Connections>,
-    /// What peers say of themselves.
-    pub peers: Peers,
+    /// The peers we have met.
+    pub peerstore: Peerstore,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
-    /// Streams that a peer may have open.
-    pub streams_max: usize,
+    /// How many streams may be open.
+    pub streams: Arc<StreamLimits>,
     draining: AtomicBool,
 }
 
@@ -44,17 +44,18 @@ impl Context {
         answer: Answer,
         relay: Relay,
         connections: Arc<Connections>,
+        peerstore: Peerstore,
         metrics: Arc<Metrics>,
-        streams_max: usize,
+        streams: Arc<StreamLimits>,
     ) -> Self {
         Self {
             menu,
             answer,
             relay,
             connections,
-            peers: Peers::default(),
+            peerstore,
             metrics,
-            streams_max,
+            streams,
             draining: AtomicBool::new(false),
         }
     }

@@ -10,6 +10,8 @@ use crate::metrics::Service;
 use crate::service::{Served, gather::Gather, hop::Outcome, identify, ping};
 use crate::state::connections::Tag;
 use crate::state::leg::{StreamKey, reset_code};
+use crate::state::limits::{Protocol, StreamRefusal};
+use crate::state::peerstore::Speaker;
 use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 
 use super::{
@@ -69,8 +71,12 @@ impl Connection {
                 }
             },
             Handler::Waiting(mut waiting) => {
-                waiting.keep(payload);
+                let kept = waiting.keep(payload);
                 entry.handler = Handler::Waiting(waiting);
+                if !kept {
+                    self.stream_refused(StreamRefusal::Memory);
+                    self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+                }
             }
             Handler::Circuit(bound) => entry.handler = Handler::Circuit(bound),
             Handler::Spent => self.consumed(stream, payload.len(), pass),
@@ -79,17 +85,19 @@ impl Connection {
 
     /// The peer has ended its direction of a stream that is not a circuit.
     pub(super) fn served_to_the_end(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        let speaker = self.speaker();
         let Some(entry) = self.table.find_mut(stream) else {
             return;
         };
-        let peer = self.remote.peer;
+        let peerstore = &self.context.peerstore;
         match &entry.handler {
             Handler::Push(listener) => {
-                let heard = listener.finish(peer, self.id, &self.context.peers);
+                let heard = listener.finish(&speaker, false, peerstore, pass.now);
                 self.identified(stream, heard, Direction::Pushed, pass);
             }
             Handler::Question(question) => {
-                let heard = question.listener.finish(peer, self.id, &self.context.peers);
+                let listener = &question.listener;
+                let heard = listener.finish(&speaker, true, peerstore, pass.now);
                 self.identified(stream, heard, Direction::Asked, pass);
             }
             Handler::Ping(_) => self.finish_stream(stream, pass),
@@ -162,13 +170,12 @@ impl Connection {
 
     /// A protocol has been agreed on; `rest` is what came behind it.
     fn agreed(&mut self, stream: StreamKey, served: Served, rest: &[u8], pass: &mut Pass<'_>) {
+        if let Err(refusal) = self.count_protocol(stream, served) {
+            self.stream_refused(refusal);
+            return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+        }
         match served {
             Served::Ping => {
-                let pings = self.running(|handler| matches!(handler, Handler::Ping(_)));
-                if pings >= ping::STREAMS_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::Ping, Handler::Ping(Box::default()));
                 self.set_deadline(stream, Some(pass.now + ping::IDLE_MAX));
             }
@@ -181,11 +188,6 @@ impl Connection {
                 self.context.metrics.identify.sent();
             }
             Served::IdentifyPush => {
-                let pushes = self.running(|handler| matches!(handler, Handler::Push(_)));
-                if pushes >= identify::PUSHES_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::IdentifyPush, Handler::Push(Box::default()));
                 self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
             }
@@ -225,20 +227,25 @@ impl Connection {
                 }
                 self.consumed(stream, payload.len(), pass);
             }
-            Ok(Some((Outcome::Answered, _))) => {
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
-            }
+            Ok(Some((Outcome::Answered, _))) => self.answered(stream, pass),
             Ok(Some((Outcome::Connect(circuit, target), used))) => {
                 self.consumed(stream, used, pass);
                 self.ask_target(stream, circuit, target, &payload[used..], pass);
             }
             Err(error) => {
                 relay.malformed(error, asker, pass.output);
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
+                self.answered(stream, pass);
             }
         }
+    }
+
+    /// Sends hop's answer, behind which nothing comes.
+    fn answered(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        if let Some(entry) = self.table.find_mut(stream) {
+            entry.permit.protocol_done();
+        }
+        self.send(stream, pass);
+        self.finish_stream(stream, pass);
     }
 
     fn identified(
@@ -274,9 +281,29 @@ impl Connection {
         self.reset_stream(stream, reset_code::NONE, pass);
     }
 
-    fn running(&mut self, which: impl Fn(&Handler) -> bool) -> usize {
-        let entries = self.table.iter_mut();
-        entries.filter(|entry| which(&entry.handler)).count()
+    /// Who speaks on this connection.
+    fn speaker(&self) -> Speaker {
+        Speaker {
+            peer: self.remote.peer,
+            connection: self.id,
+            remote: self.remote.address,
+        }
+    }
+
+    fn count_protocol(&mut self, stream: StreamKey, served: Served) -> Result<(), StreamRefusal> {
+        let protocol = match served {
+            Served::Ping => Protocol::Ping,
+            Served::Identify => Protocol::Identify,
+            Served::IdentifyPush => Protocol::Push,
+            Served::Hop => Protocol::Hop,
+        };
+        let Some(entry) = self.table.find_mut(stream) else {
+            return Ok(());
+        };
+        let peer = &self.remote.peer;
+        self.context
+            .streams
+            .agreed(&mut entry.permit, protocol, peer)
     }
 }
 

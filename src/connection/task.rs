@@ -24,6 +24,7 @@ use crate::engine::{
 };
 use crate::metrics::ConnectionGuard;
 use crate::state::{
+    access::Gate,
     circuits::EndCause,
     connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
@@ -95,6 +96,8 @@ pub struct Connection {
     pub(super) partial: Vec<u8>,
     pub(super) table: Table,
     pub(super) deadlines: Deadlines<StreamId>,
+    /// When withheld credit is due.
+    pub(super) dues: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
     blocked: bool,
     pub(super) going_away: bool,
@@ -133,6 +136,7 @@ impl Connection {
         let id = context
             .connections
             .register(remote.peer, ip, link, clock::now());
+        context.peerstore.connected(&remote.peer, id, clock::now());
         let connection = Self {
             context,
             remote,
@@ -143,6 +147,7 @@ impl Connection {
             partial: Vec::new(),
             table: Table::default(),
             deadlines: Deadlines::default(),
+            dues: Deadlines::default(),
             hold: None,
             blocked: false,
             going_away: false,
@@ -169,6 +174,15 @@ impl Connection {
     /// [`Closed`] as [`Self::run`] tells it; the connection is to be ended by
     /// [`Self::end`].
     pub fn begin(&mut self, mut leftover: Leftover) -> Result<(), Closed> {
+        // Others can find it by now, so a rule that is made later closes it.
+        let access = &self.context.relay.access;
+        if access
+            .at_authentication(&self.remote.peer, self.remote.address.ip())
+            .is_err()
+        {
+            tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, gate = Gate::Authentication.label(), "denied by the operator's rules");
+            return Err(Closed::Ending(Ending::Denied));
+        }
         with_pass(clock::now(), |pass, _| {
             self.ask_identity(pass);
             self.frames(&leftover.plaintext, pass)?;
@@ -221,7 +235,8 @@ impl Connection {
         let peer = &self.remote.peer;
         if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
-            self.context.peers.forget(peer, newest);
+            let (peerstore, address) = (&self.context.peerstore, self.remote.address);
+            peerstore.disconnected(peer, newest, address, clock::now());
         }
         with_pass(clock::now(), |pass, _| {
             let commands = self.egress.close(closed.go_away(), pass.effects);
@@ -323,6 +338,7 @@ impl Connection {
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
+            Command::Credit { stream, bytes } => self.credit_returned(stream, bytes, pass),
             Command::Forget(stream) => {
                 if let Some(Handler::Circuit(bound)) =
                     self.take_entry(stream).map(|entry| entry.handler)
@@ -352,6 +368,7 @@ impl Connection {
             Command::Refused { .. }
             | Command::Withdraw(_)
             | Command::Draining(_)
+            | Command::Credit { .. }
             | Command::Forget(_)
             | Command::Close(_) => {}
         }

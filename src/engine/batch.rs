@@ -66,18 +66,18 @@ impl Batch {
         self.buffer.len() + length + records * (HEADER_LEN + TAG_LEN)
     }
 
-    /// The buffer, when its contents will not be sent.
-    #[must_use]
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.buffer
-    }
-
     /// Replaces the buffer by a larger one that starts with the same bytes
     /// and returns the old one, to be used again.
     pub fn grow_into(&mut self, mut larger: Vec<u8>) -> Vec<u8> {
         larger.clear();
         larger.extend_from_slice(&self.buffer);
         std::mem::replace(&mut self.buffer, larger)
+    }
+
+    /// The buffer, whatever is in it.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
     }
 
     /// Appends a frame: its header and the payload behind it.

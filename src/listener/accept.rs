@@ -2,7 +2,7 @@
 //!
 //! Owns how sockets enter: admission first, before any byte is read. Bounds the
 //! accepts in a row, and waits when the process is out of descriptors or
-//! memory. Whom to admit is decided by `state::limits`; counting what happened
+//! memory. Whom to admit is decided by `state::access` and `state::limits`; counting what happened
 //! is the caller's.
 
 use std::io;
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::{WorkerSocket, options};
 use crate::clock;
+use crate::state::access::{Access, Gate};
 use crate::state::limits::{Limits, Refusal, SocketPermit};
 
 /// Accepts in a row before the worker's connections have their turn: with some
@@ -34,6 +35,8 @@ pub enum AcceptEvent {
     Admitted,
     /// Closed at once, by this limit.
     Refused(Refusal),
+    /// Closed at once, by a rule of the operator.
+    Denied,
     /// The peer was gone before we took it.
     Aborted,
     /// Out of descriptors or memory; the loop waits and tries again.
@@ -53,6 +56,7 @@ pub enum AcceptEvent {
 pub async fn accept_loop(
     listener: WorkerSocket,
     limits: Arc<Limits>,
+    access: Arc<Access>,
     observe: impl Fn(AcceptEvent),
     mut on_socket: impl FnMut(TcpStream, SocketAddr, SocketPermit),
     shutdown: CancellationToken,
@@ -72,7 +76,7 @@ pub async fn accept_loop(
         match accepted {
             Ok((socket, remote)) => {
                 backoff.end(local);
-                observe(enter(socket, remote, &limits, &mut on_socket));
+                observe(enter(socket, remote, &limits, &access, &mut on_socket));
             }
             Err(error) if concerns_one_socket(&error) => observe(AcceptEvent::Aborted),
             Err(error) => {
@@ -97,22 +101,37 @@ fn enter(
     socket: TcpStream,
     remote: SocketAddr,
     limits: &Arc<Limits>,
+    access: &Access,
     on_socket: &mut impl FnMut(TcpStream, SocketAddr, SocketPermit),
 ) -> AcceptEvent {
     // A passed dual-stack socket shows IPv4 peers as mapped addresses.
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    match limits.admit(remote, clock::now()) {
+    let now = clock::now();
+    let admitted = match access.at_accept(remote.ip()) {
+        Ok(standing) => limits.admit(remote, standing.uncapped, now),
+        Err(denied) => {
+            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
+            refuse(&socket);
+            return AcceptEvent::Denied;
+        }
+    };
+    match admitted {
         Ok(permit) => {
             on_socket(socket, remote, permit);
             AcceptEvent::Admitted
         }
         Err(refusal) => {
-            debug!(%remote, limit = refusal.label(), "socket refused");
-            // If this fails, the close is an ordinary one.
-            let _ = options::reset_on_close(&SockRef::from(&socket));
+            debug!(%remote, limit = refusal.label(), %refusal, "socket refused");
+            refuse(&socket);
             AcceptEvent::Refused(refusal)
         }
     }
+}
+
+/// Has the socket reset when it is dropped.
+fn refuse(socket: &TcpStream) {
+    // If this fails, the close is an ordinary one.
+    let _ = options::reset_on_close(&SockRef::from(socket));
 }
 
 /// Whether an error of accept(2) is about the socket at the head of the queue,

@@ -23,8 +23,8 @@ const REASONS: &[&str] = &[
     "shutdown",
     "denied",
     "trimmed",
+    "memory_short",
     "memory",
-    "limit",
     "dropped",
 ];
 

@@ -49,16 +49,7 @@ impl TrimMetrics {
             "Peers protected from trimming, by reason; one may have both.",
             &[("reason", REASONS)],
         );
-        let memory_stalled = Arc::new(AtomicU64::new(0));
-        let stalled = Arc::clone(&memory_stalled);
-        let family = Pulled {
-            kind: Kind::Gauge,
-            name: "waystation_memory_stalled_ratio",
-            help: "Share of the last ten seconds in which some task waited for memory, as the kernel tells.",
-        };
-        declare.pulled([family], move || {
-            [Some(f64::from_bits(stalled.load(Ordering::Relaxed)))]
-        });
+        let memory_stalled = declare_stalled(declare);
         Self {
             peers: declare.gauge("waystation_peers", "Peers with an open connection."),
             closing: declare.gauge(
@@ -76,7 +67,7 @@ impl TrimMetrics {
             protected: [0, 1].map(|reason| protected.with_label_values(&[REASONS[reason]])),
             memory_max: declare.gauge(
                 "waystation_memory_max_bytes",
-                "Resident size above which connections are shed (memory.max).",
+                "Resident size above which connections are shed (memory.max); 0: without a limit.",
             ),
             memory_stalled,
             candidates: declare.gauge(
@@ -121,11 +112,11 @@ impl TrimMetrics {
     }
 
     /// The limits that stand beside the levels.
-    pub fn set_limits(&self, low_water: usize, high_water: usize, memory_max: u64) {
+    pub fn set_limits(&self, low_water: usize, high_water: usize, memory_max: Option<u64>) {
         self.low_water.set(gauge_value(low_water));
         self.high_water.set(gauge_value(high_water));
         self.memory_max
-            .set(i64::try_from(memory_max).unwrap_or(i64::MAX));
+            .set(memory_max.map_or(0, |max| i64::try_from(max).unwrap_or(i64::MAX)));
     }
 
     /// Peers connected, connections that are closing, and peers protected by a
@@ -176,4 +167,19 @@ impl TrimMetrics {
     pub fn victims_by_class(&self) -> &Counters {
         &self.victims_by_class
     }
+}
+
+/// The gauge that the kernel's share of stalls goes to, as the bits of a float.
+fn declare_stalled(declare: &mut Declarations) -> Arc<AtomicU64> {
+    let memory_stalled = Arc::new(AtomicU64::new(0));
+    let stalled = Arc::clone(&memory_stalled);
+    let family = Pulled {
+        kind: Kind::Gauge,
+        name: "waystation_memory_stalled_ratio",
+        help: "Share of the last ten seconds in which some task waited for memory, as the kernel tells.",
+    };
+    declare.pulled([family], move || {
+        [Some(f64::from_bits(stalled.load(Ordering::Relaxed)))]
+    });
+    memory_stalled
 }

@@ -33,8 +33,8 @@ use crate::{
 pub struct Relay {
     /// Who signs vouchers.
     pub identity: Identity,
-    /// The operator's lists.
-    pub access: Access,
+    /// The operator's rules.
+    pub access: Arc<Access>,
     /// What we tell peers to put in front of `/p2p-circuit`.
     pub addresses: Addresses,
     /// Who may be reached.
@@ -56,8 +56,8 @@ pub enum Refusal {
     /// Decodable, but not a request.
     #[error("not a request")]
     Unexpected,
-    /// The operator's lists.
-    #[error("denied by the operator's lists")]
+    /// The operator's rules.
+    #[error("denied by the operator's rules")]
     Denied,
     /// The server is about to stop.
     #[error("the server is stopping")]
@@ -206,12 +206,17 @@ impl Relay {
         if draining {
             return Err(Refusal::Draining);
         }
-        if !self.access.may_reserve(&asker.peer) {
-            return Err(Refusal::Denied);
-        }
-        let granted =
-            self.reservations
-                .reserve(asker.peer, asker.address, asker.connection, now)?;
+        let standing = self
+            .access
+            .at_reserve(&asker.peer, asker.address)
+            .map_err(|_| Refusal::Denied)?;
+        let granted = self.reservations.reserve(
+            asker.peer,
+            asker.address,
+            asker.connection,
+            standing,
+            now,
+        )?;
         let expire = clock::unix_seconds() + self.reservations.ttl().as_secs();
         let voucher = self.voucher(asker.peer, expire);
         let addresses: Vec<Vec<u8>> = self
@@ -227,7 +232,7 @@ impl Relay {
             voucher: voucher.as_deref(),
         };
         tracing::debug!(peer = %asker.peer, ?granted, "reserved");
-        let limit = self.circuits.limit();
+        let limit = self.circuits.limit(standing);
         encode_hop_status(Status::Ok, Some(&reservation), limit.as_ref(), output);
         Ok(())
     }
@@ -266,8 +271,13 @@ impl Relay {
         if draining {
             return Err(Refusal::Draining);
         }
-        if !self.access.may_connect(&asker.peer) || !self.access.may_connect(&target) {
-            return Err(Refusal::Denied);
+        let standings = self
+            .access
+            .at_connect(&asker.peer, asker.address, &target)
+            .map_err(|_| Refusal::Denied)?;
+        let [asker_standing, _] = standings;
+        if !asker_standing.uncapped {
+            self.circuits.asked(&asker.peer, now)?;
         }
         if !self.reservations.holds(&target, now) {
             return Err(Refusal::NoReservation);
@@ -276,7 +286,7 @@ impl Relay {
             return Err(Refusal::ConnectionFailed);
         }
         let link = connections.find(&target).ok_or(Refusal::NoReservation)?;
-        let circuit = self.circuits.open(asker.peer, target)?;
+        let circuit = self.circuits.open(asker.peer, target, standings, now)?;
         Ok((circuit, link))
     }
 }

@@ -231,7 +231,7 @@ impl Connections {
     }
 
     /// Ends the connections that `pick` chooses by peer and remote address;
-    /// how many were told. Walks stripe by stripe: a connection that registers
+    /// how many took the command. Walks stripe by stripe: a connection that registers
     /// meanwhile may be missed. `pick` runs under a stripe's lock.
     pub fn close_where(
         &self,
@@ -252,10 +252,9 @@ impl Connections {
                     }
                 }
             });
-            told += links.len();
             for link in links {
                 // One that has ended by itself does not take the command.
-                let _ = link.deliver(Command::Close(ending));
+                told += usize::from(link.deliver(Command::Close(ending)).is_ok());
             }
         }
         told
@@ -332,3 +331,14 @@ impl Peer {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(in crate::state) mod tests_support {
+    //! Ids for tests of what is kept by connection.
+
+    use super::ConnectionId;
+
+    pub(in crate::state) fn connection(number: u64) -> ConnectionId {
+        ConnectionId(number)
+    }
+}

@@ -118,6 +118,14 @@ pub enum Command {
     /// The stream is to be reset behind what it was given; see that this does
     /// not take forever.
     Draining(StreamKey),
+    /// Credit for a stream whose bytes are charged against a rate: to be passed
+    /// on to the peer when they are paid for.
+    Credit {
+        /// The stream that is to send.
+        stream: StreamKey,
+        /// How much more.
+        bytes: u32,
+    },
     /// The stream has ended in the egress; forget it.
     Forget(StreamKey),
     /// End the connection.

@@ -4,7 +4,8 @@
 //! A peer has at most one; asking again renews it and counts nothing twice. It
 //! ends at its expiry, or when the peer's last direct connection goes. Bounds:
 //! in total, by address and by network (loopback excepted), each counted by a
-//! permit that the reservation holds.
+//! permit that the reservation holds; and how often a peer may ask, since an
+//! answer is a signature.
 
 use std::{
     net::IpAddr,
@@ -18,8 +19,9 @@ use crate::{
     config::RelayConfig,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
+        access::Standing,
         connections::{ConnectionId, Connections, Reason, Tag},
-        limits::{HostKey, Origin, PrefixKey},
+        limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -36,6 +38,9 @@ pub enum ReservationRefusal {
     /// `relay.reservations_per_prefix_max`
     #[error("the network has all its reservations (relay.reservations_per_prefix_max)")]
     PerPrefix,
+    /// `relay.reserve_rate_per_peer`
+    #[error("the peer asks too often (relay.reserve_rate_per_peer)")]
+    Rate,
 }
 
 impl ReservationRefusal {
@@ -46,6 +51,7 @@ impl ReservationRefusal {
             Self::Total => "total",
             Self::PerIp => "per_ip",
             Self::PerPrefix => "per_prefix",
+            Self::Rate => "rate_per_peer",
         }
     }
 }
@@ -84,6 +90,7 @@ pub struct Reservations {
     per_prefix_max: usize,
     ttl: Duration,
     connections: Arc<Connections>,
+    rates: PeerRates,
     metrics: Arc<RelayMetrics>,
 }
 
@@ -105,6 +112,7 @@ impl Reservations {
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
             connections,
+            rates: PeerRates::new(config.reserve_rate_per_peer, config.reserve_burst_per_peer),
             metrics,
         }
     }
@@ -119,7 +127,7 @@ impl Reservations {
     ///
     /// A renewal from another address keeps counting where the reservation
     /// was made: moving is not a way around the limits, nor a way to lose a
-    /// place one has.
+    /// place one has. Whom the operator trusts counts in the total only.
     ///
     /// # Errors
     /// [`ReservationRefusal`] names the limit; what the peer had stays.
@@ -128,8 +136,13 @@ impl Reservations {
         peer: PeerId,
         address: IpAddr,
         connection: ConnectionId,
+        standing: Standing,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
+        if !standing.uncapped {
+            let asked = self.rates.take(&peer, now);
+            asked.map_err(|_| ReservationRefusal::Rate)?;
+        }
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
@@ -146,7 +159,7 @@ impl Reservations {
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
-        let permits = self.permits(address)?;
+        let permits = self.permits(address, standing)?;
         // As long as it is in the table, or will be in a moment, it protects.
         self.connections.protect(peer, Reason::Reservation);
         self.connections.credit(&peer, Tag::Reserved, now);
@@ -208,6 +221,17 @@ impl Reservations {
         }
     }
 
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
+    }
+
     /// Number of stripes to sweep.
     #[must_use]
     pub fn stripes(&self) -> usize {
@@ -220,15 +244,21 @@ impl Reservations {
         self.total.taken()
     }
 
+    /// Most reservations at once.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.total.max()
+    }
+
     /// Whether nothing is counted any more, in total or for any address.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.total.taken() == 0 && self.hosts.is_empty() && self.networks.is_empty()
     }
 
-    fn permits(&self, address: IpAddr) -> Result<Permits, ReservationRefusal> {
+    fn permits(&self, address: IpAddr, standing: Standing) -> Result<Permits, ReservationRefusal> {
         let total = self.total.try_reserve().ok_or(ReservationRefusal::Total)?;
-        let (host, network) = match Origin::of(address) {
+        let (host, network) = match Origin::of(address).filter(|_| !standing.uncapped) {
             None => (None, None),
             Some(origin) => {
                 let host = self

@@ -6,13 +6,12 @@
 //! value, so the total is taken before insertion and given back by drop.
 
 use std::borrow::Borrow;
-use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use parking_lot::{Mutex, MutexGuard};
+
+use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, RandomState};
 
 pub use self::capacity::{Capacity, Permit};
 pub use self::counts::{Full, KeyPermit, KeyedCounts};
@@ -210,6 +209,17 @@ impl<K: Hash + Eq, V> StripedMap<K, V> {
     #[must_use]
     pub fn stripe_count(&self) -> usize {
         self.stripes.len()
+    }
+
+    /// The stripe of a key, for what its owner keeps beside each stripe.
+    #[must_use]
+    pub fn stripe_of<Q>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let [_, high, low, ..] = self.hasher.hash_one(key).to_be_bytes();
+        usize::from(u16::from_be_bytes([high, low])) & (self.stripes.len() - 1)
     }
 
     /// [`for_each`](Self::for_each) over one stripe (an index is taken modulo

@@ -145,6 +145,8 @@ pub enum GoAwayCode {
     ResourceLimit = 0x1001,
     /// There are too many connections, and others matter more.
     GarbageCollected = 0x1005,
+    /// The operator does not want the peer.
+    Gated = 0x1007,
 }
 
 impl GoAwayCode {
@@ -157,6 +159,7 @@ impl GoAwayCode {
             2 => Some(Self::Internal),
             0x1001 => Some(Self::ResourceLimit),
             0x1005 => Some(Self::GarbageCollected),
+            0x1007 => Some(Self::Gated),
             _ => None,
         }
     }
@@ -259,6 +262,8 @@ mod tests {
     #[test]
     fn undefined_go_away_codes_have_no_name() {
         assert_eq!(GoAwayCode::from_wire(2), Some(GoAwayCode::Internal));
+        let limit = GoAwayCode::ResourceLimit;
+        assert_eq!(GoAwayCode::from_wire(limit.code()), Some(limit));
         assert_eq!(GoAwayCode::from_wire(3), None);
         assert_eq!(GoAwayCode::from_wire(u32::MAX), None);
     }

@@ -36,15 +36,18 @@ mod hop;
 mod peer;
 mod server;
 
+mod access;
 mod connect;
 mod identify;
 mod leaving;
 mod limits;
 mod punching;
 mod refusals;
+mod remembering;
 mod reserve;
 mod shutdown;
 mod stalling;
+mod trimming;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ over_both_muxers! {
     reservations_above_the_maximum_are_refused
     circuits_above_a_peers_maximum_are_refused
     circuits_above_the_total_are_refused
+    connections_above_a_peers_maximum_are_closed
     denied_peers_get_and_give_nothing
     only_allowed_peers_reserve
     a_target_that_does_not_take_the_circuit_is_told
@@ -89,18 +90,39 @@ async fn circuits_above_the_total_are_refused(muxer: Muxer) {
     hop::circuit(&other, &server, &spare, &mut spare_offers).await;
 }
 
+async fn connections_above_a_peers_maximum_are_closed(muxer: Muxer) {
+    let server = Server::start(&["connections.per_peer_max=1"]);
+    let key = Keypair::generate_ed25519();
+    let mut first = Peer::with_key(&key, Kind::Bare, muxer);
+    first.connect(&server).await;
+    hop::reserved(&first, &server).await;
+    let mut second = Peer::with_key(&key, Kind::Bare, muxer);
+    second.connect(&server).await;
+    second.until_disconnected(server.peer_id()).await;
+    let refused = r#"waystation_sockets_refused_total{reason="per_peer"}"#;
+    server.until(refused, 1.0).await;
+    // The one that is there goes on, and so does what it holds.
+    hop::reserved(&first, &server).await;
+    let metrics = server.metrics().await;
+    let connections = r#"waystation_limit_used{limit="connections.max"}"#;
+    assert_eq!(metrics.value(connections), 1.0);
+}
+
 async fn denied_peers_get_and_give_nothing(muxer: Muxer) {
     let key = Keypair::generate_ed25519();
     let denied = key.public().to_peer_id();
-    let server = Server::start(&[&format!(r#"relay.deny_peers=["{denied}"]"#)]);
-    let (other, target, offers) = hop::pair(&server, muxer).await;
-    let mut denied = Peer::with_key(&key, Kind::Bare, muxer);
-    denied.connect(&server).await;
-    let reserving = hop::reserve(&denied, &server).await;
-    assert_eq!(reserving.status, hop::PERMISSION_DENIED);
-    let (as_source, _) = hop::connect(&denied, &server, target.id()).await;
-    assert_eq!(as_source.status, hop::PERMISSION_DENIED);
-    let (as_target, _) = hop::connect(&other, &server, denied.id()).await;
+    let server = Server::start(&[&format!("access.deny={denied}")]);
+    let (other, _target, offers) = hop::pair(&server, muxer).await;
+    let mut peer = Peer::with_key(&key, Kind::Bare, muxer);
+    peer.connect(&server).await;
+    peer.until_disconnected(server.peer_id()).await;
+    server
+        .until(
+            r#"waystation_access_denied_total{gate="authentication"}"#,
+            1.0,
+        )
+        .await;
+    let (as_target, _) = hop::connect(&other, &server, denied).await;
     assert_eq!(as_target.status, hop::PERMISSION_DENIED);
     drop(offers);
 }
@@ -108,7 +130,10 @@ async fn denied_peers_get_and_give_nothing(muxer: Muxer) {
 async fn only_allowed_peers_reserve(muxer: Muxer) {
     let key = Keypair::generate_ed25519();
     let allowed = key.public().to_peer_id();
-    let server = Server::start(&[&format!(r#"relay.allow_peers=["{allowed}"]"#)]);
+    let server = Server::start(&[
+        &format!("access.allow={allowed}"),
+        "relay.allowed_only=true",
+    ]);
     let mut target = Peer::with_key(&key, Kind::Bare, muxer);
     target.connect(&server).await;
     hop::reserved(&target, &server).await;

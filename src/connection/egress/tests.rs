@@ -591,20 +591,3 @@ proptest! {
         });
     }
 }
-
-#[tokio::test]
-async fn a_connection_that_ends_in_the_middle_leaves_no_buffer_lent() {
-    let mut pair = Pair::new(Muxer::Yamux).await;
-    let metrics = Arc::clone(&pair.metrics);
-    crate::connection::pool::observe_pool(Arc::clone(&metrics.pools));
-    let stream = pair.join(0);
-    // More than the kernel holds; what follows waits in the batch.
-    for _ in 0..2 {
-        pair.carry(stream, &[1; WINDOW / 2]).expect("open");
-        pair.settle();
-    }
-    assert!(counter(&metrics, "waystation_pool_buffers_lent") > 0);
-    let _ = pair.egress.close(GoAwayCode::Normal, &mut pair.effects);
-    pair.settle();
-    assert_eq!(counter(&metrics, "waystation_pool_buffers_lent"), 0);
-}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use libp2p_identity::PeerId;
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, muxer::Muxer};
 use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey};
@@ -72,7 +73,9 @@ async fn what_is_asked_behind_a_close_is_told_no() {
             .find(&peer.id)
             .expect("connected");
         let circuits = &server.context.relay.circuits;
-        let circuit = circuits.open(PeerId::random(), peer.id).expect("room");
+        let circuit = circuits
+            .open(PeerId::random(), peer.id, Default::default(), clock::now())
+            .expect("room");
         let other = Arc::new(Other::default());
         // One poll of the connection's task finds all three.
         for command in [

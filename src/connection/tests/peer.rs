@@ -26,8 +26,8 @@ use tokio::{
 use super::ear::{Ear, Heard};
 use crate::{
     clock,
-    config::Config,
-    connection::{Closed, Connection, Context, Handover, Remote},
+    config::{AccessLists, Config},
+    connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
         demux::{Side, StreamId},
@@ -43,7 +43,8 @@ use crate::{
         addresses::Addresses,
         circuits::Circuits,
         connections::{Connections, Marks},
-        limits::Limits,
+        limits::{Buffers, Limits, StreamLimits},
+        peerstore::Peerstore,
         reservations::Reservations,
     },
     wire::{
@@ -57,7 +58,7 @@ use crate::{
 
 /// How long a test waits for what must come. Long for a busy machine; no test
 /// that passes waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
 
@@ -120,7 +121,12 @@ async fn breathe() {
 /// What connections share, without a listener.
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
+    pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
+    /// What the kernel holds of a connection in each direction. Little, so that
+    /// a peer that does not read is felt soon; but less than a segment of
+    /// loopback makes the kernel wait, in real time, before it sends on.
+    pub(super) kernel_bytes: usize,
 }
 
 impl Server {
@@ -137,9 +143,15 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
+        let buffers = Buffers::new(config.connections.buffers_max);
+        pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
-            access: Access::new(&config.relay),
+            access: Arc::new(Access::new(
+                &config,
+                &AccessLists::default(),
+                &metrics.access,
+            )),
             reservations: Reservations::new(
                 &config.relay,
                 Arc::clone(&connections),
@@ -149,23 +161,32 @@ impl Server {
                 &config.relay,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.circuits),
-            ),
+            )
+            .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
             addresses,
         };
-        let streams_max = config.connections.streams_max;
+        let streams = StreamLimits::new(&config);
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
             context: Arc::new(Context::new(
                 menu,
                 answer,
                 relay,
                 connections,
+                peerstore,
                 metrics,
-                streams_max,
+                streams,
             )),
+            buffers,
             limits: Limits::new(&config.connections),
+            kernel_bytes: 32 * 1024,
         }
     }
 
@@ -185,13 +206,13 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
-        // The kernel holds little, so that a peer that does not read is felt
-        // soon.
-        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        socket
+            .set_recv_buffer_size(u32::try_from(self.kernel_bytes).expect("a size"))
+            .expect("a size");
         let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
         SockRef::from(&accepted)
-            .set_send_buffer_size(32 * 1024)
+            .set_send_buffer_size(self.kernel_bytes)
             .expect("a size");
         for socket in [&socket, &accepted] {
             socket.set_nodelay(true).expect("an option");
@@ -199,7 +220,10 @@ impl Server {
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
-        let permit = self.limits.admit(address, now).expect("within the limits");
+        let permit = self
+            .limits
+            .admit(address, false, now)
+            .expect("within the limits");
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
@@ -213,7 +237,7 @@ impl Server {
                 plaintext,
                 ciphertext: Vec::new(),
             },
-            permit.authenticated(),
+            permit.authenticated(&id).expect("within the limits"),
             guard,
         );
         let mut task = JoinSet::new();
@@ -292,8 +316,19 @@ impl Server {
         assert!(context.connections.is_clear(), "connections");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
-        assert!(context.peers.is_empty(), "what peers said");
+        let peerstore = &context.peerstore;
+        // What is not connected any more expires.
+        let later = clock::now() + Duration::from_secs(7 * 24 * 60 * 60);
+        for stripe in 0..peerstore.stripes() {
+            peerstore.sweep(stripe, later);
+        }
+        assert!(peerstore.is_empty(), "peers that count as connected");
+        assert_eq!(peerstore.usage().bytes.0, 0, "what is left of them");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
+        assert_eq!(self.limits.usage().peers, 0, "peers with connections");
+        assert!(context.streams.is_clear(), "stream permits");
+        let buffers = self.buffers.taken() + pool::untold();
+        assert_eq!(buffers, 0, "bytes in buffers");
         for gauge in [
             "waystation_streams",
             "waystation_connections",

@@ -41,7 +41,7 @@ const STALL_SHARE: f64 = 0.05;
 /// How things stand. What the system does not tell is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Reading {
-    /// Resident size of the process in bytes.
+    /// Resident size of the process in bytes, files aside.
     pub resident_bytes: Option<u64>,
     /// Share of the last ten seconds in which some task waited for memory.
     pub stalled: Option<f64>,
@@ -66,12 +66,6 @@ impl Pressure {
     #[must_use]
     pub fn new(budget: u64) -> Self {
         Self { budget, last: None }
-    }
-
-    /// The budget in bytes.
-    #[must_use]
-    pub fn budget(&self) -> u64 {
-        self.budget
     }
 
     /// What a reading asks for while `staying` connections are open.

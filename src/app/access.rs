@@ -1,0 +1,58 @@
+//! The operator's rules in the running server: what a new rule cuts, and the
+//! task that ends rules in time.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    clock,
+    connection::Context,
+    state::{access::rulebook::Rulebook, leg::Ending},
+    store::{Store, StoreError},
+};
+
+/// How late a rule may end.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks between two tries to write to a store that did not take a rule.
+const LOOKS_PER_RETRY: u32 = 10;
+
+/// The rules that the store has, and what a new one does to what is open: a
+/// closed connection takes its peer's reservation and circuits with it.
+pub(super) fn rulebook(context: &Arc<Context>, store: Arc<Store>) -> Result<Rulebook, StoreError> {
+    let access = Arc::clone(&context.relay.access);
+    let context = Arc::downgrade(context);
+    Rulebook::load(access, store, clock::unix_seconds(), move |subject| {
+        let Some(context) = context.upgrade() else {
+            return 0;
+        };
+        let closing = context.connections.close_where(
+            |peer, address| subject.covers(peer, address),
+            Ending::Denied,
+        );
+        context.metrics.access.closed(closing);
+        closing
+    })
+}
+
+/// Ends rules when it is time, and writes what the store did not take before.
+pub(super) async fn tend_rules(rulebook: Arc<Rulebook>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = 0_u32;
+    loop {
+        ticks.tick().await;
+        let now = clock::unix_seconds();
+        let retry = look.is_multiple_of(LOOKS_PER_RETRY) && rulebook.is_behind();
+        look = look.wrapping_add(1);
+        if rulebook.is_expiry_due(now) || retry {
+            let rulebook = Arc::clone(&rulebook);
+            // The disk may take its time, and this thread answers the operator.
+            let tended = tokio::task::spawn_blocking(move || rulebook.tend(now)).await;
+            if let Err(error) = tended {
+                tracing::error!(%error, "tending the rules panicked; this is a bug");
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The running server, as the command line asks it: one request over HTTP to
+//! `admin.address`.
+//!
+//! Bounds the time and the answer. Every failure is one line that says what
+//! the operator can look at.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::api::{ACCESS_PATH, Refused};
+use crate::config::Loaded;
+
+/// For the connection, and between two pieces of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer: every rule there can be, with the longest notes.
+const ANSWER_MAX: u64 = 128 << 20;
+
+/// Why the server was not asked, or what it answered instead.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("admin.address is empty: the server takes no changes while it runs")]
+    Off,
+    #[error("no server answers at {address} (admin.address): {source}")]
+    Unreachable {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("{address} (admin.address) does not answer as waystation does")]
+    Foreign { address: SocketAddr },
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where the server is and what it wants to hear.
+pub(super) struct Client {
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+impl Client {
+    /// The server of this configuration.
+    pub(super) fn new(loaded: &Loaded) -> anyhow::Result<Self> {
+        let mut address = loaded.config.admin.address.ok_or(AskError::Off)?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            });
+        }
+        let token = loaded.admin_token()?;
+        Ok(Self { address, token })
+    }
+
+    /// Asks for the rules, or for a change of them.
+    pub(super) fn ask<Q: Serialize, A: for<'a> Deserialize<'a>>(
+        &self,
+        method: &str,
+        body: Option<&Q>,
+    ) -> anyhow::Result<A> {
+        let address = self.address;
+        let body = body.map(serde_json::to_string).transpose()?;
+        let answer = self
+            .exchange(method, &body.unwrap_or_default())
+            .map_err(|source| AskError::Unreachable { address, source })?;
+        let foreign = AskError::Foreign { address };
+        let Some((status, body)) = parse(&answer) else {
+            return Err(foreign.into());
+        };
+        if status == 200 {
+            return serde_json::from_slice(body).map_err(|_| foreign.into());
+        }
+        let refused: Refused = serde_json::from_slice(body).map_err(|_| foreign)?;
+        Err(AskError::Refused(refused.error).into())
+    }
+
+    fn exchange(&self, method: &str, body: &str) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut request = format!(
+            "{method} {ACCESS_PATH} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n",
+            self.address,
+            body.len()
+        );
+        if let Some(token) = &self.token {
+            request.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        request.push_str("\r\n");
+        request.push_str(body);
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+/// Status and body of an answer that ends with its connection.
+fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let status = str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
+    answer
+        .starts_with(b"HTTP/1.")
+        .then_some((status, &answer[end + 4..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_http_answer_is_one() {
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(parse(answer), Some((404, b"{}".as_slice())));
+        for foreign in [
+            b"".as_slice(),
+            b"\x13/multistream/1.0.0\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.1 abc\r\n\r\n",
+            b"SSH-2.0-Open 200\r\n\r\n",
+        ] {
+            assert_eq!(parse(foreign), None);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Changing rules while the server runs: in the table, on what is open, and in
+//! the store, so that they outlive a restart.
+//!
+//! A rule holds from the moment it is made, also when the store cannot take
+//! it; then the whole table is written as soon as it can. Every call may wait
+//! for a disk: never on a worker. Changes are made one after the other, under
+//! a lock that no traffic takes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Subject,
+    store::{Change, Store, StoreError, Table},
+};
+
+use super::{Access, NOTE_MAX, Rule, RulesFull, Verdict};
+
+/// Changes written at once.
+const BATCH_MAX: usize = 4_096;
+
+/// Why a rule cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// No room for another.
+    #[error(transparent)]
+    Full(#[from] RulesFull),
+    /// More than a note may be.
+    #[error("the note is longer than {NOTE_MAX} bytes")]
+    NoteTooLong,
+    /// Nothing to remove.
+    #[error("there is no rule about {0}")]
+    Unknown(Subject),
+    /// Fixed until the next start.
+    #[error("{0} is in the configuration (access.{1}, access.{1}_file)")]
+    Configured(Subject, &'static str),
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Connections that are being closed because of it.
+    pub closing: usize,
+    /// Whether it is on disk; if not yet, it is tried again.
+    pub kept: bool,
+}
+
+/// Closes the connections that a subject covers and counts them.
+type Cut = Box<dyn Fn(&Subject) -> usize + Send + Sync>;
+
+/// The rules and where they are kept.
+pub struct Rulebook {
+    access: Arc<Access>,
+    store: Arc<Store>,
+    cut: Cut,
+    changing: Mutex<()>,
+    /// The store does not have what the table has.
+    behind: AtomicBool,
+}
+
+/// A rule in the store. Unknown fields are ignored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    verdict: String,
+    made: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    note: Box<str>,
+}
+
+impl Rulebook {
+    /// Takes over the rules that the store has and that have not ended. `cut`
+    /// closes what a subject covers.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read: a server that does not know whom
+    /// it denies must not start.
+    pub fn load(
+        access: Arc<Access>,
+        store: Arc<Store>,
+        now: u64,
+        cut: impl Fn(&Subject) -> usize + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        let mut left_out = 0_usize;
+        let mut read = Vec::new();
+        store.for_each(Table::Access, |key, value| match decode(key, value) {
+            Some(entry) => read.push(entry),
+            None => left_out += 1,
+        })?;
+        let book = Self {
+            access,
+            store,
+            cut: Box::new(cut),
+            changing: Mutex::new(()),
+            behind: AtomicBool::new(false),
+        };
+        for (subject, rule) in read {
+            if rule.is_expired(now) {
+                book.behind.store(true, Ordering::Relaxed);
+            } else if book.access.live.insert(subject, rule).is_err() {
+                left_out += 1;
+            }
+        }
+        if left_out > 0 {
+            tracing::warn!(
+                left_out,
+                "rules in the store that cannot be read or are beyond access.rules_max are left out"
+            );
+        }
+        Ok(book)
+    }
+
+    /// Makes a rule, in place of the one that the subject had, and closes what
+    /// it denies.
+    ///
+    /// # Errors
+    /// [`RuleError`] if nothing was changed.
+    pub fn add(&self, subject: Subject, rule: &Rule) -> Result<Changed, RuleError> {
+        if rule.note.len() > NOTE_MAX {
+            return Err(RuleError::NoteTooLong);
+        }
+        let _one = self.changing.lock();
+        self.access.live.insert(subject, rule.clone())?;
+        let closing = match rule.verdict {
+            Verdict::Deny => (self.cut)(&subject),
+            Verdict::Allow => 0,
+        };
+        tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = %rule.note, closing, "rule made");
+        let kept = self.keep(&[encode(&subject, rule)]);
+        Ok(Changed { closing, kept })
+    }
+
+    /// Takes back a rule that was made at run time.
+    ///
+    /// # Errors
+    /// [`RuleError::Unknown`] if there is none, [`RuleError::Configured`] if
+    /// the configuration has one.
+    pub fn remove(&self, subject: &Subject) -> Result<Changed, RuleError> {
+        let _one = self.changing.lock();
+        if self.access.live.remove(subject).is_none() {
+            return Err(match self.access.configured(subject) {
+                Some(verdict) => RuleError::Configured(*subject, verdict.name()),
+                None => RuleError::Unknown(*subject),
+            });
+        }
+        tracing::info!(%subject, "rule removed");
+        let kept = self.keep(&[Change::Delete { key: key(subject) }]);
+        Ok(Changed { closing: 0, kept })
+    }
+
+    /// Whether a rule may have ended, for [`Self::tend`] to see to.
+    #[must_use]
+    pub fn is_expiry_due(&self, now: u64) -> bool {
+        self.access.live.is_expiry_due(now)
+    }
+
+    /// Whether the store lacks something, for [`Self::tend`] to write.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    /// Ends what has expired, and brings a store that is behind up to date.
+    pub fn tend(&self, now: u64) {
+        let _one = self.changing.lock();
+        let ended = self.access.live.expire(now);
+        for (subject, rule) in &ended {
+            self.access.metrics.expired();
+            tracing::info!(%subject, verdict = rule.verdict.name(), "rule expired");
+        }
+        let deletes: Vec<Change> = ended
+            .iter()
+            .map(|(subject, _)| Change::Delete { key: key(subject) })
+            .collect();
+        for batch in deletes.chunks(BATCH_MAX) {
+            self.keep(batch);
+        }
+        if self.is_behind() && self.write_all().is_ok() {
+            self.behind.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The rules and the lists.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    fn keep(&self, changes: &[Change]) -> bool {
+        let kept = self.store.apply(Table::Access, changes).is_ok();
+        if !kept {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+        kept
+    }
+
+    /// Makes the stored table what the table is.
+    fn write_all(&self) -> Result<(), StoreError> {
+        let rules = self.access.live.list();
+        let mut wanted: HashMap<Vec<u8>, Vec<u8>> = rules
+            .iter()
+            .map(|(subject, rule)| (key(subject), value(rule)))
+            .collect();
+        let mut changes = Vec::new();
+        self.store
+            .for_each(Table::Access, |key, value| match wanted.get(key) {
+                None => changes.push(Change::Delete { key: key.to_vec() }),
+                Some(same) if same == value => {
+                    wanted.remove(key);
+                }
+                Some(_) => {}
+            })?;
+        let puts = wanted.into_iter();
+        changes.extend(puts.map(|(key, value)| Change::Put { key, value }));
+        changes
+            .chunks(BATCH_MAX)
+            .try_for_each(|batch| self.store.apply(Table::Access, batch))
+    }
+}
+
+impl std::fmt::Debug for Rulebook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rulebook").finish_non_exhaustive()
+    }
+}
+
+fn encode(subject: &Subject, rule: &Rule) -> Change {
+    Change::Put {
+        key: key(subject),
+        value: value(rule),
+    }
+}
+
+fn key(subject: &Subject) -> Vec<u8> {
+    subject.to_string().into_bytes()
+}
+
+fn value(rule: &Rule) -> Vec<u8> {
+    let stored = Stored {
+        verdict: rule.verdict.name().to_owned(),
+        made: rule.made,
+        expires: rule.expires,
+        note: rule.note.clone(),
+    };
+    serde_json::to_vec(&stored).expect("numbers and texts become JSON")
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Option<(Subject, Rule)> {
+    let subject = str::from_utf8(key).ok()?.parse().ok()?;
+    let stored: Stored = serde_json::from_slice(value).ok()?;
+    let rule = Rule {
+        verdict: Verdict::named(&stored.verdict)?,
+        made: stored.made,
+        expires: stored.expires,
+        note: stored.note,
+    };
+    (rule.note.len() <= NOTE_MAX).then_some((subject, rule))
+}
