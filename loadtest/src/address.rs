@@ -4,12 +4,15 @@
 //! keyboard does not send ten thousand connections to somebody else's relay.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
 use anyhow::{Context, bail};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+
+use crate::namespace;
 
 /// A TCP address together with the peer id expected behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +38,30 @@ impl Target {
     ///
     /// One source address has some 28,000 ephemeral ports, part of which rest in
     /// TIME_WAIT after a handshake test; on 127/8 any other address serves as well.
+    /// Inside [`crate::namespace`] each connection has a network of its own, as peers
+    /// that do not know of each other have.
     pub(crate) fn source(&self, index: usize) -> Option<SocketAddr> {
         const SOURCES: u8 = 8;
         let IpAddr::V4(ip) = self.socket.ip() else {
             return None;
         };
+        if ip == namespace::SERVER {
+            return Some(SocketAddr::from((namespace::stranger(index), 0)));
+        }
         if !ip.is_loopback() {
             return None;
         }
         let last = u8::try_from(index % usize::from(SOURCES)).unwrap_or(0) + 1;
         Some(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = Multiaddr::from(self.socket.ip())
+            .with(Protocol::Tcp(self.socket.port()))
+            .with(Protocol::P2p(self.peer_id));
+        address.fmt(formatter)
     }
 }
 
@@ -83,6 +100,10 @@ mod tests {
         assert_eq!(target.socket, "127.0.0.1:4001".parse().unwrap());
         assert_eq!(target.peer_id.to_string(), ID);
         assert!(target.check_scope(false).is_ok());
+        assert_eq!(
+            target.to_string(),
+            format!("/ip4/127.0.0.1/tcp/4001/p2p/{ID}")
+        );
     }
 
     #[test]

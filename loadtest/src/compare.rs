@@ -5,19 +5,18 @@
 //! left behind. Owns the order and the choice of sizes; the scenarios own their bounds.
 
 mod goals;
-mod server;
 mod table;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use server::{Kind, Running};
 pub(crate) use table::{Row, to_text};
 
 use crate::{
     connection::{Muxer, Stack},
     report::{Report, ScenarioName},
     scenario::{Bench, circuits, handshake, idle, relay, reserve, rtt},
+    server::{Kind, Running, connections_possible, lifted_limits, program},
 };
 
 #[derive(Debug, clap::Args)]
@@ -143,11 +142,12 @@ async fn measure(
     sizes: &Sizes,
     json: bool,
 ) -> anyhow::Result<Report> {
-    let server = Running::start(kind, program).await?;
+    let server = Running::start(kind, program, &lifted_limits(connections_possible()?)).await?;
     let bench = Bench {
         target: server.target(),
         stack,
         server: Some(server.process()?),
+        admin: server.admin(),
         progress: !json,
     };
     let report = run_scenario(bench, scenario, sizes)
@@ -192,18 +192,18 @@ async fn run_scenario(
             reserve::run(bench, options).await
         }
         ScenarioName::Relay => relay::run(bench, relay::Options::of(circuits)).await,
-        ScenarioName::Rtt => rtt::run(bench, rtt::Options { circuits }).await,
+        ScenarioName::Rtt => {
+            rtt::run(
+                bench,
+                rtt::Options {
+                    circuits,
+                    pace: None,
+                },
+            )
+            .await
+        }
+        ScenarioName::Trim | ScenarioName::Flood | ScenarioName::Stalled | ScenarioName::Churn => {
+            bail!("{} is not compared", scenario.label())
+        }
     }
-}
-
-/// The given path, or the program of this name in the directory of the running one.
-fn program(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name(name),
-    };
-    if !path.is_file() {
-        bail!("no program {}: build it, or pass --{name}", path.display());
-    }
-    Ok(path)
 }

@@ -6,12 +6,15 @@
 //! connection the scenario's.
 
 mod driver;
+mod ending;
 
-use std::{future::Future, io, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use driver::Driver;
 pub(crate) use driver::Streams;
+use ending::Tap;
+pub(crate) use ending::{Ending, Witness};
 use futures::{AsyncRead, AsyncWrite, future::poll_fn};
 use libp2p::{
     PeerId,
@@ -112,6 +115,7 @@ impl Peer {
 pub(crate) struct Connection {
     muxer: StreamMuxerBox,
     stack: Stack,
+    witness: Witness,
 }
 
 impl Connection {
@@ -125,8 +129,21 @@ impl Connection {
         peer: &Peer,
         index: usize,
     ) -> anyhow::Result<Self> {
+        Self::dial_from(target, stack, peer, target.source(index)).await
+    }
+
+    /// [`Self::dial`] from a given local address.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn dial_from(
+        target: Target,
+        stack: Stack,
+        peer: &Peer,
+        source: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         let dialling = async {
-            let socket = open_socket(target, index).await.context("tcp connect")?;
+            let socket = open_socket(target, source).await.context("tcp connect")?;
             let (remote, connection) = Self::upgrade_outbound(socket, stack, peer).await?;
             if remote != target.peer_id {
                 bail!("server is {remote}, not {}", target.peer_id);
@@ -161,6 +178,8 @@ impl Connection {
             .upgrade_outbound(socket, info)
             .await
             .context("noise handshake")?;
+        let witness = Witness::default();
+        let secured = Tap::new(secured, Arc::clone(&witness));
         let muxer = match stack.muxer {
             Muxer::Yamux => {
                 let config = yamux_config();
@@ -175,7 +194,12 @@ impl Connection {
                 StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
             }
         };
-        Ok((remote, Self { muxer, stack }))
+        let connection = Self {
+            muxer,
+            stack,
+            witness,
+        };
+        Ok((remote, connection))
     }
 
     /// The listening side of [`Self::upgrade_outbound`], for the far end of a circuit.
@@ -205,7 +229,17 @@ impl Connection {
                 StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
             }
         };
-        Ok((remote, Self { muxer, stack }))
+        let connection = Self {
+            muxer,
+            stack,
+            witness: Witness::default(),
+        };
+        Ok((remote, connection))
+    }
+
+    /// Knows how the connection ended once it has; only of dialled ones.
+    pub(crate) fn witness(&self) -> Witness {
+        Arc::clone(&self.witness)
     }
 
     /// Runs `work` while the connection moves, then closes it.
@@ -251,14 +285,14 @@ fn mplex_config() -> libp2p_mplex::Config {
     config
 }
 
-async fn open_socket(target: Target, index: usize) -> io::Result<TcpStream> {
+async fn open_socket(target: Target, source: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = if target.socket.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
     socket.set_nodelay(true)?;
-    if let Some(source) = target.source(index) {
+    if let Some(source) = source {
         socket.set_reuseaddr(true)?;
         socket.bind(source)?;
     }

@@ -31,6 +31,10 @@ impl Latencies {
         self.0.len()
     }
 
+    pub(crate) fn max_micros(&self) -> f64 {
+        Duration::from_nanos(self.0.max()).as_secs_f64() * 1e6
+    }
+
     /// The latency below which `percent` of the samples lie, in microseconds.
     pub(crate) fn micros_at(&self, percent: f64) -> f64 {
         let nanos = self.0.value_at_quantile(percent / 100.0);

@@ -10,24 +10,30 @@
     reason = "a command-line program prints its results"
 )]
 mod address;
+mod child;
 mod compare;
 mod connection;
 mod latency;
+mod namespace;
 mod procfs;
 mod report;
 mod responder;
 mod scenario;
+mod scrape;
+mod server;
 mod wire;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use address::Target;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use connection::Stack;
 use procfs::Server;
+use report::Report;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scenario::{Bench, handshake, idle, relay, reserve, rtt};
+use scenario::{Bench, churn, flood, handshake, idle, relay, reserve, rtt, stalled, trim};
+use server::{Kind, Running, connections_possible, lifted_limits, program};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -54,6 +60,18 @@ enum Command {
     Rtt(Run<rtt::Options>),
     /// The same scenarios on the baseline and on Waystation, side by side
     Compare(compare::Options),
+    /// Round trips while the server sends half of its idle peers away
+    Trim(trim::Options),
+    /// Round trips while one network makes connection attempts as fast as it can
+    Flood(flood::Options),
+    /// Circuits whose receivers do not read, and round trips beside them
+    Stalled(stalled::Options),
+    /// Peers that come and go, and what is left of them
+    Churn(churn::Options),
+    #[command(hide = true)]
+    Hold(child::HoldOptions),
+    #[command(hide = true)]
+    Knock(child::KnockOptions),
 }
 
 #[derive(Args)]
@@ -66,12 +84,16 @@ struct Run<O: Args> {
 
 #[derive(Args)]
 struct ServerOptions {
-    /// The server's multiaddr, ending in its peer id
+    /// The server's multiaddr, ending in its peer id; without it a Waystation beside
+    /// this program is started with its limits lifted
     #[arg(long)]
-    address: Target,
+    address: Option<Target>,
     /// The server's process, to read its CPU time and memory
-    #[arg(long)]
+    #[arg(long, requires = "address")]
     pid: Option<u32>,
+    /// Where the server has its metrics
+    #[arg(long, requires = "address")]
+    admin: Option<SocketAddr>,
     #[command(flatten)]
     stack: Stack,
     /// Load a server that is not on loopback
@@ -80,18 +102,45 @@ struct ServerOptions {
 }
 
 impl ServerOptions {
-    fn bench(&self, json: bool) -> anyhow::Result<Bench> {
-        Ok(Bench {
-            target: self.address.check_scope(self.allow_remote)?,
+    /// The server that was named, or one started for this and to be stopped after it.
+    async fn bench(&self, json: bool) -> anyhow::Result<(Bench, Option<Running>)> {
+        let mut bench = Bench {
+            target: match self.address {
+                Some(address) => address.check_scope(self.allow_remote)?,
+                None => return self.start(json).await,
+            },
             stack: self.stack,
-            server: self.pid.map(Server::new).transpose()?,
+            server: None,
+            admin: self.admin,
             progress: !json,
-        })
+        };
+        bench.server = self.pid.map(Server::new).transpose()?;
+        Ok((bench, None))
+    }
+
+    async fn start(&self, json: bool) -> anyhow::Result<(Bench, Option<Running>)> {
+        let settings = lifted_limits(connections_possible()?);
+        let program = program(None, "waystation")?;
+        let server = Running::start(Kind::Waystation, &program, &settings).await?;
+        let bench = Bench {
+            target: server.target(),
+            stack: self.stack,
+            server: Some(server.process()?),
+            admin: server.admin(),
+            progress: !json,
+        };
+        Ok((bench, Some(server)))
     }
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Command::Flood(options) if !options.inside_namespace => Err(namespace::enter()),
+        Command::Flood(_) => namespace::furnish().and_then(|()| run(&arguments)),
+        _ => run(&arguments),
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
@@ -103,32 +152,76 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        outcome = run_command(arguments) => outcome,
+        // Dropping what runs ends the servers and helpers it has started.
+        _ = terminate.recv() => bail!("interrupted"),
+        _ = interrupt.recv() => bail!("interrupted"),
+    }
+}
+
+async fn run_command(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    let report = match &arguments.command {
+    let (report, check) = match &arguments.command {
         Command::Compare(options) => return run_compare(options, json).await,
-        Command::Handshake(run) => handshake::run(run.server.bench(json)?, run.options).await,
-        Command::Idle(run) => idle::run(run.server.bench(json)?, run.options).await,
-        Command::Reserve(run) => reserve::run(run.server.bench(json)?, run.options).await,
-        Command::Relay(run) => relay::run(run.server.bench(json)?, run.options).await,
-        Command::Rtt(run) => rtt::run(run.server.bench(json)?, run.options).await,
-    }?;
+        Command::Hold(options) => return child::hold(*options).await.map(|()| ExitCode::SUCCESS),
+        Command::Knock(options) => return child::knock(*options).await.map(|()| ExitCode::SUCCESS),
+        Command::Trim(options) => {
+            let rounds = options.hosted.rounds(|| trim::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Flood(options) => {
+            let rounds = options.hosted.rounds(|| flood::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Stalled(options) => {
+            let rounds = options.hosted.rounds(|| stalled::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Churn(options) => {
+            let rounds = options.hosted.rounds(|| churn::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Handshake(run) => (run.with(json, handshake::run).await?, false),
+        Command::Idle(run) => (run.with(json, idle::run).await?, false),
+        Command::Reserve(run) => (run.with(json, reserve::run).await?, false),
+        Command::Relay(run) => (run.with(json, relay::run).await?, false),
+        Command::Rtt(run) => (run.with(json, rtt::run).await?, false),
+    };
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", report.to_text());
     }
-    Ok(ExitCode::SUCCESS)
+    let missed = report.missed();
+    if !check || missed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("{} misses: {}", report.scenario.label(), missed.join("; "))
+}
+
+impl<O: Args + Copy> Run<O> {
+    async fn with<W>(
+        &self,
+        json: bool,
+        scenario: impl FnOnce(Bench, O) -> W,
+    ) -> anyhow::Result<Report>
+    where
+        W: Future<Output = anyhow::Result<Report>>,
+    {
+        let (bench, started) = self.server.bench(json).await?;
+        let report = scenario(bench, self.options).await?;
+        if let Some(server) = started {
+            server.stop().await?;
+        }
+        Ok(report)
+    }
 }
 
 async fn run_compare(options: &compare::Options, json: bool) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let rows = tokio::select! {
-        rows = compare::run(options, json) => rows?,
-        // Dropping the comparison ends the server it has started.
-        _ = terminate.recv() => bail!("interrupted"),
-        _ = interrupt.recv() => bail!("interrupted"),
-    };
+    let rows = compare::run(options, json).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {

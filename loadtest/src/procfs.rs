@@ -25,6 +25,10 @@ impl Server {
         Ok(server)
     }
 
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
+    }
+
     /// User plus system time of all threads, also of those that ended.
     ///
     /// # Errors

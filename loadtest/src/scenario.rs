@@ -1,14 +1,23 @@
 //! The scenarios, and what they share: the server under test, the meter that reads its
 //! cost, and the progress bar.
 
+pub(crate) mod churn;
 pub(crate) mod circuits;
+pub(crate) mod crowd;
+pub(crate) mod flood;
 pub(crate) mod handshake;
+pub(crate) mod hosted;
 pub(crate) mod idle;
 pub(crate) mod relay;
 pub(crate) mod reserve;
 pub(crate) mod rtt;
+pub(crate) mod stalled;
+pub(crate) mod trim;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::sleep;
@@ -25,6 +34,8 @@ pub(crate) struct Bench {
     pub(crate) stack: Stack,
     /// Without it a scenario reports rates and latencies only.
     pub(crate) server: Option<Server>,
+    /// Where the server has its metrics, when that is known.
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) progress: bool,
 }
 

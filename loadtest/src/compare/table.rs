@@ -1,13 +1,14 @@
 //! Medians over the rounds, the ratio between the two servers, and how that is printed.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
-use super::{goals, server::Kind};
+use super::goals;
 use crate::{
     connection::Muxer,
-    report::{Better, Report, ScenarioName, short},
+    report::{Better, Report, ScenarioName, median, short},
+    server::Kind,
 };
 
 /// One figure of one scenario, measured on both servers.
@@ -15,7 +16,7 @@ use crate::{
 pub(crate) struct Row {
     pub(crate) scenario: ScenarioName,
     pub(crate) muxer: Muxer,
-    pub(crate) figure: &'static str,
+    pub(crate) figure: Cow<'static, str>,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     /// Medians over the rounds.
@@ -47,7 +48,7 @@ type Key = (usize, usize);
 struct Series {
     scenario: ScenarioName,
     muxer: Muxer,
-    figure: &'static str,
+    figure: Cow<'static, str>,
     unit: &'static str,
     better: Better,
     baseline: Vec<f64>,
@@ -61,7 +62,7 @@ impl Results {
             let series = self.0.entry((place, index)).or_insert_with(|| Series {
                 scenario: report.scenario,
                 muxer: report.muxer,
-                figure: figure.name,
+                figure: figure.name.clone(),
                 unit: figure.unit,
                 better: figure.better,
                 baseline: Vec::new(),
@@ -80,11 +81,13 @@ impl Results {
             .filter_map(|((_, index), series)| {
                 let baseline = median(&series.baseline)?;
                 let waystation = median(&series.waystation)?;
-                let goal = (*index == 0).then(|| goals::goal(series.scenario, series.muxer));
+                let goal = (*index == 0)
+                    .then(|| goals::goal(series.scenario, series.muxer))
+                    .flatten();
                 Some(Row {
                     scenario: series.scenario,
                     muxer: series.muxer,
-                    figure: series.figure,
+                    figure: series.figure.clone(),
                     unit: series.unit,
                     better: series.better,
                     baseline,
@@ -97,16 +100,6 @@ impl Results {
             })
             .collect()
     }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        return sorted.get(middle).copied();
-    }
-    Some((sorted.get(middle.checked_sub(1)?)? + sorted.get(middle)?) / 2.0)
 }
 
 const HEADINGS: [&str; 9] = [
@@ -160,7 +153,7 @@ fn cells(row: &Row) -> [String; 9] {
     [
         row.scenario.label().to_owned(),
         row.muxer.label().to_owned(),
-        row.figure.to_owned(),
+        row.figure.to_string(),
         row.unit.to_owned(),
         short(row.baseline),
         short(row.waystation),

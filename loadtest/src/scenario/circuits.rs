@@ -46,6 +46,16 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// As many pairs as circuits, and nothing inside them.
+    pub(crate) fn plain() -> Self {
+        Self {
+            circuits: None,
+            pairs: None,
+            seconds: 0.0,
+            end_to_end: false,
+        }
+    }
+
     fn pairs(self, circuits: u16) -> u16 {
         self.pairs.unwrap_or(circuits).min(circuits)
     }
@@ -57,31 +67,49 @@ pub(crate) enum Load {
     /// The source writes blocks of 64 KiB, the target counts what arrives.
     Bulk,
     /// The source writes 64 bytes and waits until the target has sent them back.
-    PingPong,
+    PingPong {
+        /// One round trip at each of these, whatever the last one took; without it,
+        /// as soon as the last one is done.
+        interval: Option<Duration>,
+    },
 }
 
-/// What was done during the measured time.
-#[derive(Debug)]
-pub(crate) struct Measured {
+impl Load {
+    /// Round trips at so many per second on each circuit, or back to back.
+    pub(crate) fn ping_pong(rate: Option<f64>) -> Self {
+        Self::PingPong {
+            interval: rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+        }
+    }
+}
+
+/// What was done during one window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
     pub(crate) cost: Cost,
     /// Bytes that reached their target.
     pub(crate) bytes: u64,
-    /// One sample for each round trip; none in bulk.
-    pub(crate) latencies: Latencies,
 }
+
+/// The latencies of each window; one sample for each round trip, none in bulk.
+pub(crate) type Windows = [Latencies; WINDOWS];
+
+/// Windows that are told apart: before something happens, and while it does.
+const WINDOWS: usize = 2;
 
 /// Before the measurement, so that windows have grown and pools have filled.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 const SETTING_UP: u8 = 0;
 const RUNNING: u8 = 1;
+/// The first of [`WINDOWS`] phases.
 const MEASURING: u8 = 2;
-const STOPPED: u8 = 3;
+const STOPPED: u8 = 4;
 /// Sources are gone, so targets may leave without breaking a circuit.
-const CLOSED: u8 = 4;
+const CLOSED: u8 = 5;
 
 /// The tasks of both ends of every pair; those of sources return what they recorded.
-type Ends = JoinSet<anyhow::Result<Option<Latencies>>>;
+type Ends = JoinSet<anyhow::Result<Option<Windows>>>;
 
 /// Shared by every task of one run.
 #[derive(Clone)]
@@ -89,6 +117,100 @@ struct Stage {
     phase: Arc<AtomicU8>,
     bytes: Arc<AtomicU64>,
     changes: watch::Receiver<u8>,
+}
+
+/// Open circuits under load.
+pub(crate) struct Circuits {
+    bench: Bench,
+    pairs: u16,
+    ends: Ends,
+    stage: Stage,
+    announce: watch::Sender<u8>,
+}
+
+impl Circuits {
+    /// Sets the circuits up and loads them; nothing is recorded yet.
+    ///
+    /// # Errors
+    /// When a peer is refused or loses its connection.
+    pub(crate) async fn open(
+        bench: Bench,
+        options: Options,
+        circuits: u16,
+        load: Load,
+    ) -> anyhow::Result<Self> {
+        let (announce, changes) = watch::channel(SETTING_UP);
+        let stage = Stage {
+            phase: Arc::new(AtomicU8::new(SETTING_UP)),
+            bytes: Arc::default(),
+            changes,
+        };
+        let ends = set_up(bench, options, circuits, load, &stage).await?;
+        let mut opened = Self {
+            bench,
+            pairs: options.pairs(circuits),
+            ends,
+            stage,
+            announce,
+        };
+        opened.advance(RUNNING);
+        opened.watch(sleep(WARM_UP)).await?;
+        Ok(opened)
+    }
+
+    /// Records in the given window, 0 or 1, until `what` is done.
+    ///
+    /// # Errors
+    /// When a circuit breaks meanwhile.
+    pub(crate) async fn record<T>(
+        &mut self,
+        window: u8,
+        what: impl Future<Output = T>,
+    ) -> anyhow::Result<(T, Window)> {
+        debug_assert!(usize::from(window) < WINDOWS);
+        self.advance(MEASURING + window);
+        let (meter, before) = (
+            self.bench.meter()?,
+            self.stage.bytes.load(Ordering::Relaxed),
+        );
+        let done = self.watch(what).await?;
+        let (cost, after) = (meter.read()?, self.stage.bytes.load(Ordering::Relaxed));
+        self.advance(RUNNING);
+        let bytes = after - before;
+        Ok((done, Window { cost, bytes }))
+    }
+
+    /// Waits for `what`, and fails at once when an end of a circuit gives up meanwhile.
+    ///
+    /// # Errors
+    /// What made it give up.
+    pub(crate) async fn watch<T>(&mut self, what: impl Future<Output = T>) -> anyhow::Result<T> {
+        watching(&mut self.ends, what).await
+    }
+
+    /// Stops the load, closes every circuit, and returns what was recorded.
+    ///
+    /// # Errors
+    /// When a circuit has broken, or does not close in time.
+    pub(crate) async fn close(mut self) -> anyhow::Result<Windows> {
+        self.advance(STOPPED);
+        let release_targets = || {
+            self.announce.send_replace(CLOSED);
+        };
+        collect(&mut self.ends, self.pairs, release_targets).await
+    }
+
+    fn advance(&self, phase: u8) {
+        self.stage.phase.store(phase, Ordering::Relaxed);
+        self.announce.send_replace(phase);
+    }
+}
+
+/// What one measurement of circuits alone has shown.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) window: Window,
+    pub(crate) latencies: Latencies,
 }
 
 /// Sets the circuits up, loads them, and measures for `options.seconds` or until
@@ -100,36 +222,17 @@ pub(crate) async fn run(
     load: Load,
     bytes_max: u64,
 ) -> anyhow::Result<Measured> {
-    let (announce, changes) = watch::channel(SETTING_UP);
-    let stage = Stage {
-        phase: Arc::new(AtomicU8::new(SETTING_UP)),
-        bytes: Arc::default(),
-        changes,
-    };
-    let advance = |phase| {
-        stage.phase.store(phase, Ordering::Relaxed);
-        announce.send_replace(phase);
-    };
-
-    let mut ends = set_up(bench, options, circuits, load, &stage).await?;
-    advance(RUNNING);
-    watching(&mut ends, sleep(WARM_UP)).await?;
-    advance(MEASURING);
-    let (meter, before) = (bench.meter()?, stage.bytes.load(Ordering::Relaxed));
-    watching(
-        &mut ends,
-        until(&stage, options.seconds, before.saturating_add(bytes_max)),
-    )
-    .await?;
-    let (cost, after) = (meter.read()?, stage.bytes.load(Ordering::Relaxed));
-    advance(STOPPED);
-
-    let latencies = collect(&mut ends, options.pairs(circuits), || advance(CLOSED)).await?;
-    Ok(Measured {
-        cost,
-        bytes: after - before,
-        latencies,
-    })
+    let mut open = Circuits::open(bench, options, circuits, load).await?;
+    let stage = open.stage.clone();
+    let enough = stage
+        .bytes
+        .load(Ordering::Relaxed)
+        .saturating_add(bytes_max);
+    let ((), window) = open
+        .record(0, until(&stage, options.seconds, enough))
+        .await?;
+    let [latencies, _] = open.close().await?;
+    Ok(Measured { window, latencies })
 }
 
 /// Returns once every circuit is open.
@@ -182,21 +285,31 @@ async fn collect(
     ends: &mut Ends,
     mut sources: u16,
     release_targets: impl Fn(),
-) -> anyhow::Result<Latencies> {
-    let mut latencies = Latencies::new();
+) -> anyhow::Result<Windows> {
+    let mut windows = no_windows();
     while let Some(end) = timeout(DEADLINE, ends.join_next())
         .await
         .context("circuits not closed in time")?
     {
         if let Some(recorded) = end?? {
-            latencies.merge(&recorded);
+            merge(&mut windows, &recorded);
             sources -= 1;
             if sources == 0 {
                 release_targets();
             }
         }
     }
-    Ok(latencies)
+    Ok(windows)
+}
+
+fn no_windows() -> Windows {
+    std::array::from_fn(|_| Latencies::new())
+}
+
+fn merge(windows: &mut Windows, others: &Windows) {
+    for (window, other) in windows.iter_mut().zip(others) {
+        window.merge(other);
+    }
 }
 
 /// Waits for `what`, and fails at once when an end of a circuit gives up meanwhile.
@@ -223,9 +336,18 @@ async fn until(stage: &Stage, seconds: f64, bytes: u64) {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+/// Parses seconds on the command line.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 3600.0 => Ok(value),
         _ => Err("expected seconds, more than 0 and at most 3600".to_owned()),
+    }
+}
+
+/// Parses round trips per second on the command line.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 10_000.0 => Ok(value),
+        _ => Err("expected a rate, more than 0 and at most 10000".to_owned()),
     }
 }

@@ -42,14 +42,14 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
         options.gib * GIB,
     )
     .await?;
-    let gib = as_f64(measured.bytes) / as_f64(GIB);
+    let gib = as_f64(measured.window.bytes) / as_f64(GIB);
     let mut report = Report::new(ScenarioName::Relay, bench.stack.muxer);
-    if let Some(cpu) = measured.cost.cpu {
+    if let Some(cpu) = measured.window.cost.cpu {
         report = report.lower("server cpu/GiB", "s", cpu.as_secs_f64() / gib);
     }
     Ok(report.higher(
         "throughput",
         "MiB/s",
-        measured.cost.rate(measured.bytes) / as_f64(1 << 20),
+        measured.window.cost.rate(measured.window.bytes) / as_f64(1 << 20),
     ))
 }

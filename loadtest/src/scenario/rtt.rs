@@ -13,21 +13,24 @@ use crate::report::{Report, ScenarioName};
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) circuits: circuits::Options,
+    /// Round trips per second on each circuit; back to back unless given
+    #[arg(long, value_parser = circuits::rate)]
+    pub(crate) pace: Option<f64>,
 }
 
 const CIRCUITS: u16 = 64;
 
 pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report> {
     let circuits = options.circuits.circuits.unwrap_or(CIRCUITS);
-    let measured =
-        circuits::run(bench, options.circuits, circuits, Load::PingPong, u64::MAX).await?;
+    let load = Load::ping_pong(options.pace);
+    let measured = circuits::run(bench, options.circuits, circuits, load, u64::MAX).await?;
     let done = measured.latencies.len();
     let mut report = Report::new(ScenarioName::Rtt, bench.stack.muxer);
-    if let Some(micros) = measured.cost.cpu_micros_per(done) {
+    if let Some(micros) = measured.window.cost.cpu_micros_per(done) {
         report = report.lower("server cpu/round trip", "us", micros);
     }
     Ok(report
-        .higher("round trips", "/s", measured.cost.rate(done))
+        .higher("round trips", "/s", measured.window.cost.rate(done))
         .lower("latency p50", "us", measured.latencies.micros_at(50.0))
         .lower("latency p99", "us", measured.latencies.micros_at(99.0))
         .lower("latency p99.9", "us", measured.latencies.micros_at(99.9)))

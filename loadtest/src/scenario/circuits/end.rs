@@ -3,18 +3,20 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, stream::FuturesUnordered};
 use libp2p::PeerId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
 
-use super::{CLOSED, Load, MEASURING, SETTING_UP, STOPPED, Stage};
+use super::{CLOSED, Load, MEASURING, SETTING_UP, STOPPED, Stage, Windows, merge, no_windows};
 use crate::{
     connection::{Connection, Peer, Stream, Streams},
-    latency::Latencies,
     responder::Responder,
     scenario::Bench,
 };
@@ -41,7 +43,7 @@ impl End {
         self,
         peer: Peer,
         reserved: oneshot::Sender<()>,
-    ) -> anyhow::Result<Option<Latencies>> {
+    ) -> anyhow::Result<Option<Windows>> {
         let bench = self.bench;
         let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
             .await
@@ -98,7 +100,7 @@ impl End {
                 return Ok(());
             }
             self.stage.bytes.fetch_add(count as u64, Ordering::Relaxed);
-            if self.load == Load::PingPong {
+            if matches!(self.load, Load::PingPong { .. }) {
                 stream.write_all(&buffer[..count]).await?;
                 stream.flush().await?;
             }
@@ -112,7 +114,7 @@ impl End {
         circuits: u16,
         reserved: oneshot::Receiver<()>,
         ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Option<Latencies>> {
+    ) -> anyhow::Result<Option<Windows>> {
         let bench = self.bench;
         let peer = Peer::generate()?;
         let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
@@ -127,11 +129,11 @@ impl End {
                 running.push(self.clone().load(stream, peer.clone(), ready.clone()));
             }
             drop(ready);
-            let mut latencies = Latencies::new();
+            let mut windows = no_windows();
             while let Some(circuit) = running.next().await {
-                latencies.merge(&circuit?);
+                merge(&mut windows, &circuit?);
             }
-            Ok(Some(latencies))
+            Ok(Some(windows))
         };
         connection.run(responder, work).await.context("source")
     }
@@ -141,7 +143,7 @@ impl End {
         stream: Stream,
         peer: Peer,
         ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Latencies> {
+    ) -> anyhow::Result<Windows> {
         if !self.end_to_end {
             return self.drive(stream, ready).await;
         }
@@ -159,45 +161,68 @@ impl End {
         mut self,
         mut stream: Stream,
         ready: mpsc::Sender<()>,
-    ) -> anyhow::Result<Latencies> {
+    ) -> anyhow::Result<Windows> {
         ready.send(()).await?;
         drop(ready);
         self.stage
             .changes
             .wait_for(|phase| *phase != SETTING_UP)
             .await?;
-        let latencies = match self.load {
+        let windows = match self.load {
             Load::Bulk => self.write_blocks(&mut stream).await?,
-            Load::PingPong => self.ping_pong(&mut stream).await?,
+            Load::PingPong { interval } => self.ping_pong(&mut stream, interval).await?,
         };
         stream.close().await?;
-        Ok(latencies)
+        Ok(windows)
     }
 
-    async fn write_blocks(&self, stream: &mut Stream) -> anyhow::Result<Latencies> {
+    async fn write_blocks(&self, stream: &mut Stream) -> anyhow::Result<Windows> {
         let block = vec![0x5a; BLOCK];
         while self.stage.phase.load(Ordering::Relaxed) != STOPPED {
             stream.write_all(&block).await?;
         }
-        Ok(Latencies::new())
+        Ok(no_windows())
     }
 
-    async fn ping_pong(&self, stream: &mut Stream) -> anyhow::Result<Latencies> {
-        let mut latencies = Latencies::new();
+    /// With an interval, a round trip that overran it counts against the next one as
+    /// well, which would have begun by then: a stall is not one late sample.
+    async fn ping_pong(
+        &self,
+        stream: &mut Stream,
+        interval: Option<Duration>,
+    ) -> anyhow::Result<Windows> {
+        let mut windows = no_windows();
         let ping = [0x5a; PING];
         let mut pong = [0; PING];
+        let mut due = Instant::now() + interval.unwrap_or_default().mul_f64(self.offset());
         loop {
-            let phase = self.stage.phase.load(Ordering::Relaxed);
-            if phase == STOPPED {
-                return Ok(latencies);
+            let mut started = Instant::now();
+            if let Some(interval) = interval {
+                if started < due {
+                    sleep_until(due.into()).await;
+                    started = Instant::now();
+                } else {
+                    started = due;
+                }
+                due += interval;
             }
-            let started = Instant::now();
+            let phase = self.stage.phase.load(Ordering::Relaxed);
+            if phase >= STOPPED {
+                return Ok(windows);
+            }
             stream.write_all(&ping).await?;
             stream.flush().await?;
             stream.read_exact(&mut pong).await?;
-            if phase == MEASURING {
-                latencies.record(started.elapsed());
+            let window = phase.checked_sub(MEASURING).map(usize::from);
+            if let Some(window) = window.and_then(|window| windows.get_mut(window)) {
+                window.record(started.elapsed());
             }
         }
+    }
+
+    /// Where in the interval this pair begins, so that they do not all do so at once.
+    fn offset(&self) -> f64 {
+        const SLOTS: u8 = 61;
+        f64::from(u8::try_from(self.index % usize::from(SLOTS)).unwrap_or(0)) / f64::from(SLOTS)
     }
 }
