@@ -9,6 +9,7 @@ pub mod cli;
 pub mod logging;
 mod server;
 mod shutdown;
+mod store;
 mod supervisor;
 mod worker;
 
@@ -19,7 +20,7 @@ use multiaddr::Multiaddr;
 use crate::config::Loaded;
 use crate::identity::KeyFile;
 
-use server::Server;
+use server::{Files, Server};
 
 /// Runs the server until it is told to stop.
 ///
@@ -28,6 +29,11 @@ use server::Server;
 /// else is the system's.
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    // Files that the operator wrote come first: nothing is made before them.
+    let files = Files {
+        lists: loaded.access_lists()?,
+        token: loaded.admin_token()?,
+    };
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
@@ -38,7 +44,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let server = Server::start(&loaded, identity).await?;
+        let server = Server::start(&loaded, identity, files).await?;
         banner(&server)?;
         server.run().await
     })

@@ -159,50 +159,68 @@ impl Store {
     /// what the operator has to put right, [`StoreError::AsideFull`] if too
     /// many files were set aside.
     pub fn open(directory: &Path, metrics: Arc<StoreMetrics>) -> Result<Opened, StoreError> {
-        let store = Self {
+        let store = Self::closed(directory, metrics);
+        let set_aside = store.begin(directory)?;
+        Ok(Opened { store, set_aside })
+    }
+
+    fn closed(directory: &Path, metrics: Arc<StoreMetrics>) -> Self {
+        metrics.set_available(true);
+        Self {
             path: directory.join(FILE_NAME),
             session: Mutex::new(None),
             failing: AtomicBool::new(false),
             metrics,
             #[cfg(test)]
             disk_full: Arc::default(),
-        };
-        store.metrics.set_available(true);
+        }
+    }
+
+    fn begin(&self, directory: &Path) -> Result<Option<SetAside>, StoreError> {
         let opened = file::make_directory(directory)
             .map_err(Fault::Io)
-            .and_then(|()| store.open_session());
+            .and_then(|()| self.open_session());
         let mut set_aside = None;
         let session = match opened {
-            Ok(session) => Ok(session),
             Err(fault @ (Fault::Damaged(_) | Fault::Newer { .. })) => {
-                set_aside = Some(store.set_aside(&fault)?);
-                store.metrics.set_aside();
-                store.open_session()
+                set_aside = Some(self.set_aside(&fault)?);
+                self.metrics.set_aside();
+                self.open_session()
             }
-            Err(fault) => Err(fault),
+            opened => opened,
         };
         match session {
-            Ok(session) => *store.session.lock() = Some(Arc::new(session)),
+            Ok(session) => *self.session.lock() = Some(Arc::new(session)),
             Err(Fault::Io(error)) if is_passing(&error) => {
-                let failed = Err(store.error(Fault::Io(error)));
+                let failed = Err(self.error(Fault::Io(error)));
                 // Told as the beginning of an episode, like later ones.
-                let _ = store.tell(failed);
+                let _ = self.tell(failed);
             }
-            Err(fault) => return Err(store.error(fault)),
+            Err(fault) => return Err(self.error(fault)),
         }
-        Ok(Opened { store, set_aside })
+        Ok(set_aside)
     }
 
     /// Shows every entry of a table, ordered by key. For the start: nothing is
-    /// held up by it, but it reads the whole table.
+    /// held up by it, but it reads the whole table. On a full or read-only disk
+    /// a copy in memory is read, which is freed again.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be read; some entries may have been
     /// shown by then.
     pub fn for_each(&self, table: Table, look: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        let session = self.session()?;
-        let read = session.for_each(table, look);
-        read.map_err(|fault| self.give_up(&session, fault))
+        match self.session() {
+            Ok(session) => {
+                let read = session.for_each(table, look);
+                read.map_err(|fault| self.give_up(&session, fault))
+            }
+            Err(StoreError::Io { source, .. }) if is_passing(&source) => {
+                Session::of_copy(&self.path)
+                    .and_then(|copy| copy.for_each(table, look))
+                    .map_err(|fault| self.error(fault))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes all changes or none, in their order. They are on disk when this

@@ -363,6 +363,66 @@ fn no_output_shows_the_private_key() {
 }
 
 #[test]
+fn lists_that_cannot_be_used_are_told_before_anything_is_started() {
+    let host = Host::new();
+    let list = host.directory.path().join("deny.txt");
+    fs::write(&list, "192.0.2.1\nexample.org\n").unwrap();
+    let file = format!("access.deny_file={}", list.display());
+    for command in [&["check-config"][..], &[]] {
+        let lines = refusal(&host.run(&[command, &["--set", &file]].concat()));
+        assert_eq!(
+            lines,
+            [format!(
+                "access.deny_file = \"{}\" from flag --set: line 2: \"example.org\": \
+                 expected a peer id, an IP address, or a range such as 192.0.2.0/24",
+                list.display()
+            )]
+        );
+    }
+    let both = [
+        "check-config",
+        "--set",
+        "access.deny=::1",
+        "--set",
+        "access.allow=::1",
+    ];
+    let lines = refusal(&host.run(&both));
+    assert_eq!(
+        lines,
+        ["access.allow = [\"::1\"] from flag --set: ::1 is in access.deny as well"]
+    );
+    let token = ["check-config", "--set", "admin.token_file=/nowhere/token"];
+    let lines = refusal(&host.run(&token));
+    assert!(lines[0].starts_with("admin.token_file = "), "{lines:?}");
+    assert!(!host.state().exists());
+}
+
+#[test]
+fn rules_of_a_server_that_does_not_run_are_one_line() {
+    let host = Host::new();
+    for arguments in [
+        &["deny", "192.0.2.1"][..],
+        &["allow", "192.0.2.1"],
+        &["access", "list"],
+        &["access", "remove", "192.0.2.1"],
+    ] {
+        let output = host.run(&[arguments, &["--set", "admin.address=127.0.0.1:1"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            told.starts_with("error: no server answers at 127.0.0.1:1 (admin.address): "),
+            "{told}"
+        );
+        assert_eq!(told.lines().count(), 1);
+    }
+    let output = host.run(&["access", "list", "--set", "admin.address="]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.starts_with("error: admin.address is empty"), "{told}");
+    let output = host.run(&["deny", "example.org"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense_is_an_operator_error() {
     let host = Host::new();
     for arguments in [

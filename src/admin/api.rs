@@ -19,7 +19,7 @@ use super::guard::{Guard, check};
 use crate::clock;
 use crate::config::Subject;
 use crate::config::units::parse_duration;
-use crate::state::access::rulebook::{RuleError, Rulebook};
+use crate::state::access::rulebook::{Changed, RuleError, Rulebook};
 use crate::state::access::{Rule, Verdict};
 
 /// Path of the rules.
@@ -139,7 +139,7 @@ async fn add(State(rulebook): State<Arc<Rulebook>>, body: Body) -> Response {
         Ok(rule) => rule,
         Err(reason) => return refusal(StatusCode::BAD_REQUEST, reason),
     };
-    change(subject, move || rulebook.add(subject, rule)).await
+    change(subject, move || rulebook.add(subject, &rule)).await
 }
 
 async fn remove(State(rulebook): State<Arc<Rulebook>>, body: Body) -> Response {
@@ -156,7 +156,7 @@ async fn remove(State(rulebook): State<Arc<Rulebook>>, body: Body) -> Response {
 /// Changes a rule where waiting for the disk holds up nobody.
 async fn change(
     subject: Subject,
-    change: impl FnOnce() -> Result<crate::state::access::rulebook::Changed, RuleError> + Send + 'static,
+    change: impl FnOnce() -> Result<Changed, RuleError> + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(change).await {
         Ok(Ok(changed)) => {

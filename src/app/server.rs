@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, Loaded},
+    config::{AccessLists, Config, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
@@ -29,11 +29,17 @@ use crate::{
     upgrade::UpgradeContext,
 };
 
-use super::{access, shutdown, supervisor::Supervisor, worker};
+use super::{access, shutdown, store, supervisor::Supervisor, worker};
 
 /// Descriptors that are not connections: listening sockets, the admin server,
 /// the runtimes' own, standard streams, files being read.
 const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// What the files that the configuration names hold.
+pub(super) struct Files {
+    pub(super) lists: AccessLists,
+    pub(super) token: Option<String>,
+}
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -53,7 +59,11 @@ impl Server {
     /// # Errors
     /// What the operator has to change, named by its key; or the system's
     /// refusal.
-    pub(super) async fn start(loaded: &Loaded, identity: Identity) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        loaded: &Loaded,
+        identity: Identity,
+        files: Files,
+    ) -> anyhow::Result<Self> {
         let config = &loaded.config;
         raise_descriptor_limit(config);
         let count = worker_count(config);
@@ -67,8 +77,8 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
-        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
-        let store = open_store(loaded, &metrics)?;
+        let access = Access::new(config, &files.lists, &metrics.access);
+        let store = store::open(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
         let listed = addresses.all();
         let shared = worker::Shared {
@@ -78,8 +88,8 @@ impl Server {
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        let rulebook = rulebook(loaded, &shared.context, &store)?;
-        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
+        let rulebook = access::rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
@@ -164,33 +174,6 @@ impl Server {
     }
 }
 
-/// The rules that were made at run time, with the power to cut.
-fn rulebook(
-    loaded: &Loaded,
-    context: &Arc<Context>,
-    store: &Arc<Store>,
-) -> anyhow::Result<Arc<Rulebook>> {
-    let rulebook = access::rulebook(context, Arc::clone(store))
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
-    Ok(Arc::new(rulebook))
-}
-
-/// The store, with a line about a file that could not be used.
-fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
-    let directory = &loaded.config.state.directory;
-    let opened = Store::open(directory, Arc::clone(&metrics.store))
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
-    if let Some(aside) = opened.set_aside {
-        tracing::warn!(
-            file = %aside.from.display(),
-            reason = %aside.reason,
-            kept_as = %aside.path.display(),
-            "the store cannot be used and was set aside; starting with an empty one"
-        );
-    }
-    Ok(Arc::new(opened.store))
-}
-
 fn context(
     config: &Config,
     identity: &Identity,
@@ -232,6 +215,7 @@ fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<Upgra
 
 async fn bind_admin(
     loaded: &Loaded,
+    token: Option<String>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
     rulebook: &Arc<Rulebook>,
@@ -244,7 +228,6 @@ async fn bind_admin(
         health: Arc::clone(health),
         rulebook: Arc::clone(rulebook),
     };
-    let token = loaded.admin_token()?;
     let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;

@@ -24,6 +24,7 @@ use crate::engine::{
 };
 use crate::metrics::ConnectionGuard;
 use crate::state::{
+    access::Gate,
     circuits::EndCause,
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
@@ -174,6 +175,7 @@ impl Connection {
             .at_authentication(&self.remote.peer, self.remote.address.ip())
             .is_err()
         {
+            tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, gate = Gate::Authentication.label(), "denied by the operator's rules");
             return Err(Closed::Ending(Ending::Denied));
         }
         with_pass(clock::now(), |pass, _| {

@@ -51,13 +51,13 @@ fn limits(max: usize) -> Arc<Limits> {
 }
 
 fn no_rules() -> Arc<Access> {
-    rules(AccessLists::default())
+    rules(&AccessLists::default())
 }
 
-fn rules(lists: AccessLists) -> Arc<Access> {
+fn rules(lists: &AccessLists) -> Arc<Access> {
     Arc::new(Access::new(
         &Config::default(),
-        &lists,
+        lists,
         &Metrics::new().access,
     ))
 }
@@ -147,6 +147,57 @@ async fn the_kernel_spreads_connections_over_the_workers() {
     assert_eq!(limits.usage().total.taken, CLIENTS);
     drop((clients, counts));
     assert_eq!(limits.usage().total.taken, 0);
+}
+
+#[tokio::test]
+async fn denied_addresses_are_reset_and_trusted_ones_spared_all_but_the_totals() {
+    // From a network that limits by address would let in once.
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 3,
+        transient_max: 3,
+        per_ip_max: 1,
+        per_prefix_max: 1,
+        ..ConnectionsConfig::default()
+    });
+    for (list, events) in [
+        ("deny", [AcceptEvent::Denied; 4]),
+        (
+            "allow",
+            [
+                AcceptEvent::Admitted,
+                AcceptEvent::Admitted,
+                AcceptEvent::Admitted,
+                AcceptEvent::Refused(Refusal::Total),
+            ],
+        ),
+    ] {
+        let range = "127.0.0.0/8".parse().unwrap();
+        let mut lists = AccessLists::default();
+        match list {
+            "deny" => lists.deny.insert(range),
+            _ => lists.allow.insert(range),
+        };
+        let socket = one_socket("/ip4/127.0.0.1/tcp/0");
+        let local = socket.local();
+        let _clients: Vec<_> = (0..4).map(|_| StdStream::connect(local).unwrap()).collect();
+        let seen = Seen::default();
+        let shutdown = CancellationToken::new();
+        let accepting = accept_loop(
+            socket,
+            Arc::clone(&limits),
+            rules(&lists),
+            |event| {
+                seen.events.borrow_mut().push(event);
+                if seen.events.borrow().len() == 4 {
+                    shutdown.cancel();
+                }
+            },
+            |socket, remote, permit| seen.sockets.borrow_mut().push((socket, remote, permit)),
+            shutdown.clone(),
+        );
+        accepting.await.unwrap();
+        assert_eq!(*seen.events.borrow(), events, "{list}");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use std::{
 
 use redb::{
     BackendError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, WriteTransaction, backends::FileBackend,
+    TableDefinition, WriteTransaction,
+    backends::{FileBackend, InMemoryBackend},
 };
 
 use super::{Change, Table, file, file::Fault};
@@ -65,6 +66,29 @@ impl Session {
             let session = Self {
                 database,
                 sealed: sealed_,
+            };
+            session.agree_on_schema()?;
+            Ok(session)
+        })
+    }
+
+    /// Opens a copy of the file in memory, for reading on a disk that takes
+    /// nothing. Without a file it is empty.
+    pub(super) fn of_copy(path: &Path) -> Result<Self, Fault> {
+        let bytes = file::read(path).map_err(Fault::Io)?;
+        guarded(|| {
+            let copy = InMemoryBackend::new();
+            if !bytes.is_empty() {
+                copy.set_len(bytes.len() as u64)
+                    .and_then(|()| copy.write(0, &bytes))
+                    .map_err(Fault::Io)?;
+            }
+            drop(bytes);
+            let session = Self {
+                database: Database::builder()
+                    .set_cache_size(CACHE_BYTES)
+                    .create_with_backend(copy)?,
+                sealed: Arc::default(),
             };
             session.agree_on_schema()?;
             Ok(session)

@@ -203,6 +203,29 @@ fn a_full_disk_is_counted_and_gets_over() {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_start_does_not_keep_the_server_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let metrics = Arc::clone(&Metrics::new().store);
+    let store = Store::closed(directory.path(), Arc::clone(&metrics));
+    store.disk_full.store(true, Ordering::Release);
+    assert_eq!(store.begin(directory.path()).unwrap(), None);
+    assert!(entries(&store, Table::Peers).is_empty());
+    assert!(store.apply(Table::Peers, &[put(1, b"lost")]).is_err());
+    assert_eq!(metrics.failures(), 2);
+
+    store.disk_full.store(false, Ordering::Release);
+    store.apply(Table::Peers, &[put(2, b"kept")]).unwrap();
+    assert_eq!(entries(&store, Table::Peers).len(), 1);
+
+    // What an earlier run has kept is known nevertheless.
+    let (directory, _) = filled();
+    let store = Store::closed(directory.path(), metrics);
+    store.disk_full.store(true, Ordering::Release);
+    assert_eq!(store.begin(directory.path()).unwrap(), None);
+    assert_eq!(entries(&store, Table::Peers).len(), 200);
+}
+
+#[test]
 fn a_directory_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");

@@ -10,6 +10,7 @@ over_both_muxers! {
     a_rule_cuts_what_is_open_and_holds_until_it_is_removed
     a_rule_about_addresses_is_held_to_before_any_handshake
     trusted_peers_are_spared_the_limits
+    rules_outlive_the_server
 }
 
 async fn a_rule_cuts_what_is_open_and_holds_until_it_is_removed(muxer: Muxer) {
@@ -96,4 +97,26 @@ async fn trusted_peers_are_spared_the_limits(muxer: Muxer) {
     // Who is not trusted has its own limit still.
     let (refused, _) = hop::connect(&one, &server, trusted).await;
     assert_eq!(refused.status, hop::RESOURCE_LIMIT_EXCEEDED);
+}
+
+async fn rules_outlive_the_server(muxer: Muxer) {
+    let key = Keypair::generate_ed25519();
+    let peer = key.public().to_peer_id().to_string();
+    let server = Server::start(&[]);
+    server.operator(&["deny", &peer]).unwrap();
+    server
+        .operator(&["deny", "192.0.2.0/24", "--for", "1s"])
+        .unwrap();
+    let server = server.restarted(&[]);
+    let mut denied = Peer::with_key(&key, Kind::Bare, muxer);
+    denied.dial(server.address());
+    denied.until_disconnected(server.peer_id()).await;
+    server
+        .until(r#"waystation_access_rules{verdict="deny"}"#, 1.0)
+        .await;
+    let listed = server.operator(&["access", "list"]).unwrap();
+    assert_eq!(
+        listed,
+        format!("deny  {peer} for ever\nconfigured: 0 denied, 0 allowed\n")
+    );
 }

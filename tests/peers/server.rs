@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
@@ -23,7 +24,7 @@ pub(crate) struct Server {
     child: Child,
     // Kept open: the program may have more to print.
     _stdout: BufReader<ChildStdout>,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     peer_id: PeerId,
     address: Multiaddr,
     admin: SocketAddr,
@@ -32,7 +33,18 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program with these settings, and waits until it serves.
     pub(crate) fn start(settings: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), settings)
+    }
+
+    /// Kills it as a power failure would, and starts it again over what it
+    /// has left.
+    pub(crate) fn restarted(self, settings: &[&str]) -> Self {
+        let directory = Arc::clone(&self.directory);
+        drop(self);
+        Self::start_in(directory, settings)
+    }
+
+    fn start_in(directory: Arc<TempDir>, settings: &[&str]) -> Self {
         let configuration = directory.path().join("waystation.toml");
         fs::write(&configuration, "").unwrap();
         let log = File::create(directory.path().join("log")).unwrap();

@@ -79,10 +79,10 @@ impl Set {
         match subject {
             Subject::Peer(peer) => self.has_peer(peer),
             Subject::Range(IpNet::V4(range)) => {
-                has_range(&self.v4, range.prefix_len(), range.network().to_bits())
+                has_range(&self.v4, range.prefix_len(), &range.network().to_bits())
             }
             Subject::Range(IpNet::V6(range)) => {
-                has_range(&self.v6, range.prefix_len(), range.network().to_bits())
+                has_range(&self.v6, range.prefix_len(), &range.network().to_bits())
             }
         }
     }
@@ -104,9 +104,9 @@ fn sorted<T: Ord>(by_length: BTreeMap<u8, Vec<T>>) -> Vec<(u8, Box<[T]>)> {
         .collect()
 }
 
-fn has_range<T: Ord>(by_length: &[(u8, Box<[T]>)], length: u8, bits: T) -> bool {
+fn has_range<T: Ord>(by_length: &[(u8, Box<[T]>)], length: u8, bits: &T) -> bool {
     by_length
         .iter()
         .find(|(candidate, _)| *candidate == length)
-        .is_some_and(|(_, ranges)| ranges.binary_search(&bits).is_ok())
+        .is_some_and(|(_, ranges)| ranges.binary_search(bits).is_ok())
 }

@@ -124,7 +124,7 @@ impl Rulebook {
     ///
     /// # Errors
     /// [`RuleError`] if nothing was changed.
-    pub fn add(&self, subject: Subject, rule: Rule) -> Result<Changed, RuleError> {
+    pub fn add(&self, subject: Subject, rule: &Rule) -> Result<Changed, RuleError> {
         if rule.note.len() > NOTE_MAX {
             return Err(RuleError::NoteTooLong);
         }
@@ -135,7 +135,7 @@ impl Rulebook {
             Verdict::Allow => 0,
         };
         tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = %rule.note, closing, "rule made");
-        let kept = self.keep(&[encode(&subject, &rule)]);
+        let kept = self.keep(&[encode(&subject, rule)]);
         Ok(Changed { closing, kept })
     }
 

@@ -198,15 +198,12 @@ fn rules_outlive_a_restart_and_end_by_the_clock_on_the_wall() {
         closing: 3,
         kept: true,
     };
-    assert_eq!(
-        book.add(subject("192.0.2.0/24"), ban.clone()).unwrap(),
-        closing
-    );
-    let friend = book.add(peer.into(), rule(Verdict::Allow, None)).unwrap();
+    assert_eq!(book.add(subject("192.0.2.0/24"), &ban).unwrap(), closing);
+    let friend = book.add(peer.into(), &rule(Verdict::Allow, None)).unwrap();
     assert_eq!(friend.closing, 0);
-    book.add(subject("198.51.100.1"), rule(Verdict::Deny, Some(1_100)))
+    book.add(subject("198.51.100.1"), &rule(Verdict::Deny, Some(1_100)))
         .unwrap();
-    book.add(subject("198.51.100.2"), rule(Verdict::Deny, None))
+    book.add(subject("198.51.100.2"), &rule(Verdict::Deny, None))
         .unwrap();
     assert_eq!(cut.lock().len(), 3);
     book.remove(&subject("198.51.100.2")).unwrap();
@@ -259,7 +256,7 @@ fn what_cannot_be_changed_is_told() {
         note: "x".repeat(NOTE_MAX + 1).into(),
         ..rule(Verdict::Deny, None)
     };
-    let long = book.add(subject("192.0.2.3"), long);
+    let long = book.add(subject("192.0.2.3"), &long);
     assert!(matches!(long, Err(RuleError::NoteTooLong)));
     assert!(book.access().rules().is_empty());
 }

@@ -257,6 +257,25 @@ fn a_flood_from_very_many_networks_is_bounded() {
 const SWEEP_STEP: Duration = Duration::from_millis(25);
 
 #[test]
+fn trusted_addresses_count_in_the_totals_only() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 3,
+        transient_max: 3,
+        per_ip_max: 1,
+        per_prefix_max: 1,
+        ..ConnectionsConfig::default()
+    });
+    let held: Vec<_> = (0..3).map(|_| limits.admit_uncapped(now)).collect();
+    assert!(held.iter().all(Result::is_ok));
+    assert_eq!(limits.admit_uncapped(now).err(), Some(Refusal::Total));
+    assert_eq!(limits.usage().hosts.taken, 0);
+    drop(held);
+    limits.start_draining();
+    assert_eq!(limits.admit_uncapped(now).err(), Some(Refusal::Draining));
+}
+
+#[test]
 fn strangers_beyond_the_table_are_counted_and_released_together() {
     let now = clock::now();
     let limits = Limits::new(&ConnectionsConfig {
