@@ -46,6 +46,7 @@ mod refusals;
 mod reserve;
 mod shutdown;
 mod stalling;
+mod store;
 
 use std::time::Duration;
 
