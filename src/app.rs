@@ -7,10 +7,13 @@
 mod access;
 pub mod cli;
 pub mod logging;
+mod memory;
+mod observe;
 mod server;
 mod shutdown;
 mod store;
 mod supervisor;
+mod trimmer;
 mod worker;
 
 use std::io::{self, Write};
@@ -33,6 +36,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = Files {
         lists: loaded.access_lists()?,
         token: loaded.admin_token()?,
+        systems: server::open_asn_database(&loaded)?,
     };
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;

@@ -1,12 +1,15 @@
 //! What an operator can set: sections, keys, defaults, and where values come from.
 //!
-//! Owns the schema (one list from which the structs, their defaults, the
-//! reference file and the list of known keys are made) and the way from
-//! defaults, file, environment and flags to one checked [`Config`]. Every
-//! refusal is one line naming key, value and source. Reading the key file and
-//! acting on the values is left to others.
+//! Owns the schema: one list from which the structs, their defaults, the
+//! reference file and the list of known keys are made. The way from defaults,
+//! file, environment and flags to one checked [`Config`] is in `loaded.rs`.
+//! Reading the key file and acting on the values is left to others.
 
+mod derive;
+mod host;
 mod lists;
+mod loaded;
+mod nested;
 mod render;
 mod schema;
 mod source;
@@ -15,27 +18,20 @@ mod token;
 mod validate;
 mod value;
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use figment::Figment;
-use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 
 use crate::engine::muxer::Muxer;
-use schema::Key;
-use source::Entry;
-use value::Expected;
 
+pub use host::Host;
 pub use lists::AccessLists;
+pub use loaded::{ConfigError, Fault, Loaded};
 pub use source::{Environment, Origin, Sources};
 pub use subject::Subject;
 pub(crate) use value::units;
-
-/// Name of the key file in the state directory.
-const KEY_FILE_NAME: &str = "identity.key";
 
 schema::sections! {
     /// Where peers reach us.
@@ -77,19 +73,38 @@ schema::sections! {
         reservations_max: usize = 50_000,
         /// Reservations from one host: an IPv4 address or an IPv6 /64. Does not
         /// apply to loopback.
-        reservations_per_ip_max: usize = 32,
+        reservations_per_ip_max: usize = 31,
         /// Reservations from one network: an IPv4 /24 or an IPv6 /48.
-        reservations_per_prefix_max: usize = 512,
+        reservations_per_prefix_max: usize = 500,
+        /// Requests for a reservation, or to renew one, that a peer may make
+        /// per second in the long run.
+        reserve_rate_per_peer: f64 = 0.1,
+        /// Such requests that may come at once.
+        reserve_burst_per_peer: usize = 16,
         /// How long a reservation holds before the peer has to renew it.
         reservation_ttl: Duration = Duration::from_secs(60 * 60),
         /// Circuits open at the same time.
-        circuits_max: usize = 16_384,
+        circuits_max: usize = 16_666,
         /// Circuits of one peer, counted apart as source and as target.
         circuits_per_peer_max: usize = 16,
+        /// Requests for a circuit that a peer may make per second in the long
+        /// run, granted or not.
+        connect_rate_per_peer: f64 = 1.0,
+        /// Such requests that may come at once.
+        connect_burst_per_peer: usize = 32,
         /// How long one circuit may stay open. 0: no limit.
         circuit_duration_max: Option<Duration> = Some(Duration::from_secs(2 * 60)),
         /// Bytes one circuit may carry in each direction. 0: no limit.
         circuit_bytes_max: Option<u64> = Some(128 * 1024),
+        /// Bytes that all circuits together may carry in a second, both
+        /// directions counted. Whoever sends more is slowed down, nothing is
+        /// dropped. 0: no limit.
+        bandwidth_max: Option<u64> = None,
+        /// Bytes that the circuits of one peer, as source or target, may carry in
+        /// a second. 0: no limit.
+        bandwidth_per_peer_max: Option<u64> = None,
+        /// Bytes that one circuit may carry in a second. 0: no limit.
+        bandwidth_per_circuit_max: Option<u64> = None,
         /// Whether only those whom the access lists allow may reserve.
         allowed_only: bool = false,
     }
@@ -120,26 +135,89 @@ schema::sections! {
     /// Admission: what a remote host may take from us before and after it has
     /// shown who it is. Limits by IP do not apply to loopback.
     connections: ConnectionsConfig {
-        /// Connections and sockets in upgrade, together.
+        /// Connections and sockets in upgrade, together: the capacity from which
+        /// the other limits follow.
         max: usize = 50_000,
+        /// Connections at which shedding starts in the background.
+        high_water: usize = 45_000,
+        /// Connections that shedding leaves. The least valuable go first; those
+        /// with a reservation, with an open circuit or of listed peers are left
+        /// alone.
+        low_water: usize = 40_000,
+        /// How long a new connection is not shed.
+        grace_period: Duration = Duration::from_secs(60),
         /// Sockets whose peer has not yet shown who it is.
-        transient_max: usize = 2_048,
+        transient_max: usize = 3_125,
+        /// Connections of one peer, once it has shown who it is.
+        per_peer_max: usize = 8,
         /// Connections from one host: an IPv4 address or an IPv6 /64.
-        per_ip_max: usize = 128,
+        per_ip_max: usize = 125,
+        /// Connections from one site: an IPv6 /56. Does not apply to IPv4.
+        per_site_max: usize = 500,
         /// Connections from one network: an IPv4 /24 or an IPv6 /48.
-        per_prefix_max: usize = 2_048,
+        per_prefix_max: usize = 2_000,
+        /// Connections from one autonomous system, with asn_database only.
+        per_asn_max: usize = 12_500,
         /// New connections per second from one IP address, in the long run.
-        rate_per_ip: f64 = 4.0,
+        rate_per_ip: f64 = 5.0,
         /// New connections from one IP address that may come at once.
-        burst_per_ip: usize = 64,
+        burst_per_ip: usize = 62,
+        /// New connections per second from one site, in the long run.
+        rate_per_site: f64 = 10.0,
+        /// New connections from one site that may come at once.
+        burst_per_site: usize = 250,
         /// New connections per second from one network, in the long run.
-        rate_per_prefix: f64 = 32.0,
+        rate_per_prefix: f64 = 40.0,
         /// New connections from one network that may come at once.
-        burst_per_prefix: usize = 512,
+        burst_per_prefix: usize = 500,
+        /// New connections per second from one autonomous system, in the long
+        /// run.
+        rate_per_asn: f64 = 250.0,
+        /// New connections from one autonomous system that may come at once.
+        burst_per_asn: usize = 3_125,
+        /// File that tells which autonomous system announces an address: lines
+        /// of first address, last address and number, separated by tabs, as
+        /// iptoasn.com offers them (ip2asn-combined.tsv, unpacked). Read at the
+        /// start. Empty: no limits by autonomous system.
+        asn_database: PathBuf = PathBuf::new(),
         /// Time from accepting a socket to a negotiated muxer, over all steps.
         upgrade_timeout: Duration = Duration::from_secs(15),
-        /// Streams that one peer may have open towards us, 1 to 448.
+        /// Streams that one connection's peer may have open towards us, 1 to 448.
         streams_max: usize = 256,
+        /// Memory for bytes on their way through all connections. When it is
+        /// taken, no new streams and circuits are let in, and a circuit whose
+        /// bytes would have to wait ends. 0: no limit.
+        buffers_max: Option<u64> = Some(256 << 20),
+    }
+
+    /// Streams over all connections, and of one peer over its connections. A
+    /// stream that has become an end of a circuit counts in max only.
+    streams: StreamsConfig {
+        /// Streams open at the same time, whoever opened them.
+        max: usize = 200_000,
+        /// ping: streams in all.
+        ping_max: usize = 50_000,
+        /// ping: streams of one peer: two on each of its connections.
+        ping_per_peer_max: usize = 16,
+        /// identify: streams in all.
+        identify_max: usize = 50_000,
+        /// identify: streams of one peer.
+        identify_per_peer_max: usize = 16,
+        /// identify/push: streams in all.
+        push_max: usize = 25_000,
+        /// identify/push: streams of one peer.
+        push_per_peer_max: usize = 16,
+        /// hop, until answered: streams in all.
+        hop_max: usize = 25_000,
+        /// hop, until answered: streams of one peer.
+        hop_per_peer_max: usize = 64,
+    }
+
+    /// Memory of the whole process.
+    memory: MemoryConfig {
+        /// Resident size above which connections are shed, also below
+        /// connections.low_water and those that are protected. 0: no limit.
+        max: Option<u64> = Some(768 << 20),
     }
 
     /// Metrics, health and changes while running, over HTTP.
@@ -185,190 +263,6 @@ pub enum LogFormat {
     Json,
     /// Structured fields to the systemd journal.
     Journald,
-}
-
-/// A checked configuration together with where each value came from.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The values, computed paths filled in.
-    pub config: Config,
-    /// The configuration file that was read, if any.
-    pub file: Option<PathBuf>,
-    /// Values that no default gave, by key.
-    origins: BTreeMap<&'static str, Origin>,
-}
-
-/// One thing an operator got wrong: one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// A source that cannot be read at all.
-    #[error("{origin}: {reason}")]
-    Source {
-        /// The source.
-        origin: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A key that is not in the schema, or a section where a key should be.
-    #[error("{key} = {value} from {origin}: unknown key, {}", suggestion(.nearest.as_deref()))]
-    UnknownKey {
-        /// The key as it was given.
-        key: String,
-        /// Its value.
-        value: String,
-        /// Where it stands.
-        origin: Origin,
-        /// A known key that may have been meant, spelled as its source would.
-        nearest: Option<String>,
-    },
-    /// A value that cannot be used.
-    #[error("{key} = {value} from {origin}: {reason}")]
-    Value {
-        /// The key.
-        key: String,
-        /// The value as given.
-        value: String,
-        /// Where it came from.
-        origin: Origin,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// Everything an operator got wrong, one line each. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct ConfigError(pub Vec<Fault>);
-
-impl Loaded {
-    /// Reads all sources, merges them and checks the result.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong, not only the first.
-    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut faults = Vec::new();
-        let mut known = Vec::new();
-        for entry in sources.entries(&mut faults) {
-            match Key::find(&entry.key) {
-                Some(key) => known.push((key, entry)),
-                None => faults.push(unknown_key(entry)),
-            }
-        }
-        let mut loaded = Self {
-            config: Config::default(),
-            file: sources.file(),
-            origins: BTreeMap::new(),
-        };
-        loaded.merge(known, &mut faults);
-        loaded.resolve_paths(&sources.environment, &mut faults);
-        if faults.is_empty() {
-            faults = validate::faults(&mut loaded);
-        }
-        if faults.is_empty() {
-            Ok(loaded)
-        } else {
-            Err(ConfigError(faults))
-        }
-    }
-
-    /// Where the value of a key came from.
-    #[must_use]
-    pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or(&Origin::Default)
-    }
-
-    /// A line about a value that turned out unusable only when it was used: a
-    /// port that is taken, a key file that is not one.
-    #[must_use]
-    pub fn fault(&self, key: &str, reason: impl Into<String>) -> Fault {
-        Fault::Value {
-            key: key.to_owned(),
-            value: Key::find(key).map_or_else(String::new, |key| (key.show)(&self.config)),
-            origin: self.origin(key).clone(),
-            reason: reason.into(),
-        }
-    }
-
-    /// The line about a key whose value cannot be used.
-    #[must_use]
-    pub fn refuse(&self, key: &str, reason: &impl std::fmt::Display) -> ConfigError {
-        ConfigError(vec![self.fault(key, reason.to_string())])
-    }
-
-    /// Announced addresses without the peer id they may end in.
-    ///
-    /// # Errors
-    ///
-    /// Each address that ends in the id of another peer than `own`.
-    pub fn announce_addresses(&self, own: &PeerId) -> Result<Vec<Multiaddr>, ConfigError> {
-        validate::announce_addresses(self, own)
-    }
-
-    /// Lets figment decide which entry of a key counts, and reads that one.
-    fn merge(&mut self, known: Vec<(&'static Key, Entry)>, faults: &mut Vec<Fault>) {
-        let mut figment = Figment::new();
-        let mut origins = HashMap::new();
-        for (_, entry) in known {
-            origins.insert(entry.origin.to_string(), entry.origin.clone());
-            figment = figment.merge(entry);
-        }
-        for key in KEYS {
-            let Ok(value) = figment.find_value(key.path) else {
-                continue;
-            };
-            let origin = figment
-                .get_metadata(value.tag())
-                .and_then(|metadata| origins.get(metadata.name.as_ref()))
-                .cloned()
-                .unwrap_or(Origin::Default);
-            if let Err(Expected(what)) = (key.read)(&mut self.config, &value) {
-                faults.push(Fault::Value {
-                    key: key.path.to_owned(),
-                    value: value::show_value(&value),
-                    origin: origin.clone(),
-                    reason: format!("expected {what}"),
-                });
-            }
-            self.origins.insert(key.path, origin);
-        }
-    }
-
-    /// Fills in the paths that depend on the environment or on each other.
-    fn resolve_paths(&mut self, environment: &Environment, faults: &mut Vec<Fault>) {
-        if self.config.state.directory.as_os_str().is_empty() {
-            match environment.state_directory() {
-                Some(directory) => self.config.state.directory = directory,
-                None => faults.push(self.fault(
-                    "state.directory",
-                    "is needed when none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names an absolute path",
-                )),
-            }
-        }
-        if self.config.identity.key_file.as_os_str().is_empty() {
-            self.config.identity.key_file = self.config.state.directory.join(KEY_FILE_NAME);
-        }
-    }
-}
-
-fn unknown_key(entry: Entry) -> Fault {
-    let nearest = Key::nearest(&entry.key).map(|key| match entry.origin {
-        Origin::Environment(_) => source::variable_name(key.path),
-        _ => key.path.to_owned(),
-    });
-    Fault::UnknownKey {
-        value: value::show_value(&entry.value),
-        key: entry.key,
-        origin: entry.origin,
-        nearest,
-    }
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(
-        || "all keys are in check-config --print-defaults".to_owned(),
-        |nearest| format!("did you mean {nearest}?"),
-    )
 }
 
 fn default_listen_addresses() -> Vec<Multiaddr> {
@@ -477,7 +371,7 @@ mod tests {
             .collect();
         let uncommented = load_file(&settings.join("\n")).unwrap();
         assert_eq!(uncommented.config, as_it_is.config);
-        assert_eq!(uncommented.origins.len(), KEYS.len());
+        assert_eq!(uncommented.origins.len() + derive::RULES.len(), KEYS.len());
     }
 
     #[test]

@@ -19,18 +19,22 @@ mod closed;
 pub mod context;
 mod egress;
 mod outbound;
+mod pacing;
 mod patience;
 mod pool;
+mod queue;
 mod read_pass;
 mod serve;
 mod stream;
 mod task;
+mod turn_away;
 
 pub use closed::Closed;
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
 pub use pool::observe_pool;
 pub use task::{Connection, Handover, Leftover};
+pub use turn_away::turn_away;
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,9 @@ mod declare;
 mod egress;
 mod identify;
 mod labels;
+mod limits;
 mod listener;
+mod locks;
 mod muxers;
 mod pools;
 mod process;
@@ -24,6 +26,7 @@ mod relay;
 mod sharded;
 mod store;
 mod streams;
+mod trimming;
 mod upgrade;
 
 use std::fmt;
@@ -38,13 +41,16 @@ pub use declare::Counters;
 pub use egress::EgressMetrics;
 pub use identify::IdentifyMetrics;
 pub use labels::{ConnectionLabels, Direction, IpVersion, Muxer, Security, Service, Transport};
+pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
+pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use store::StoreMetrics;
 pub use streams::{StreamGuard, StreamMetrics};
+pub use trimming::TrimMetrics;
 pub use upgrade::{UpgradeMetrics, UpgradeTimer};
 
 use declare::{Declarations, Declared};
@@ -58,8 +64,10 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// to tell when it drops.
 pub struct Metrics {
     pub listener: Arc<ListenerMetrics>,
+    pub limits: Arc<LimitMetrics>,
     pub upgrade: Arc<UpgradeMetrics>,
     pub connections: Arc<ConnectionMetrics>,
+    pub trimming: Arc<TrimMetrics>,
     pub streams: Arc<StreamMetrics>,
     pub muxers: Arc<MuxerMetrics>,
     pub egress: Arc<EgressMetrics>,
@@ -87,10 +95,13 @@ impl Metrics {
         let mut declare = Declarations::new();
         process::declare(&mut declare);
         allocator::declare(&mut declare);
+        locks::declare(&mut declare);
         let (relay, circuits) = relay::declare(&mut declare);
         let listener = Arc::new(ListenerMetrics::new(&mut declare));
+        let limits = Arc::new(LimitMetrics::new(&mut declare));
         let upgrade = Arc::new(UpgradeMetrics::new(&mut declare));
         let connections = Arc::new(ConnectionMetrics::new(&mut declare));
+        let trimming = Arc::new(TrimMetrics::new(&mut declare));
         let streams = Arc::new(StreamMetrics::new(&mut declare));
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
@@ -101,8 +112,10 @@ impl Metrics {
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
+            limits,
             upgrade,
             connections,
+            trimming,
             streams,
             muxers,
             egress,

@@ -4,7 +4,7 @@
 //! Lock table, acquired upward only and never while calling out, sending or
 //! logging:
 //!
-//! 1. a stripe of a map in here (registry, reservations, peers, counts)
+//! 1. a stripe of a map in here (connections, reservations, peers, counts)
 //! 2. a connection's egress (`connection::egress`)
 //!
 //! No two locks of one kind are ever held at once, and no lock is held across
@@ -13,10 +13,12 @@
 
 pub mod access;
 pub mod addresses;
+pub mod bandwidth;
 pub mod circuits;
+pub mod connections;
 pub mod leg;
 pub mod limits;
 pub mod peers;
-pub mod registry;
 pub mod reservations;
 pub mod striped;
+mod sync;

@@ -204,6 +204,64 @@ fn check_config_shows_values_with_their_origin_and_makes_nothing() {
 }
 
 #[test]
+fn check_config_tells_what_follows_from_what() {
+    let host = Host::new();
+    let text = stdout(&host.run(&["check-config", "--set", "connections.max=900"]));
+    for (setting, from) in [
+        ("reservations_max = 900", "connections.max = 900"),
+        ("per_prefix_max = 64", "connections.max = 900"),
+        (
+            "reservations_per_prefix_max = 32",
+            "connections.per_prefix_max = 64",
+        ),
+        ("max = 3600", "connections.max = 900"),
+    ] {
+        let shown = text
+            .lines()
+            .filter_map(|line| line.split_once("  # "))
+            .any(|(left, right)| left.trim() == setting && right == format!("derived from {from}"));
+        assert!(shown, "{setting} derived from {from} in:\n{text}");
+    }
+    let reference = stdout(&host.run(&["check-config", "--print-defaults"]));
+    assert!(
+        reference.contains(
+            "# \"auto\": a third of connections.max, at least 16.\n#circuits_max = \"auto\"\n"
+        ),
+        "{reference}"
+    );
+    assert_eq!(
+        refusal(&host.run(&[
+            "check-config",
+            "--set",
+            "connections.max=900",
+            "--set",
+            "relay.reservations_max=901",
+        ])),
+        [
+            "relay.reservations_max = 901 from flag --set: is above connections.max = 900 from flag --set"
+        ]
+    );
+}
+
+#[test]
+fn an_unreadable_list_of_autonomous_systems_is_refused_at_the_start() {
+    let host = Host::new();
+    let list = host.directory.path().join("asn.tsv");
+    fs::write(&list, "192.0.2.0\t192.0.2.255\t64500\tXX\tONE\nnonsense\n").unwrap();
+    let setting = format!("connections.asn_database={}", list.display());
+    for command in [&["check-config"][..], &[]] {
+        let arguments = [command, &["--set", &setting]].concat();
+        let lines = refusal(&host.run(&arguments));
+        let start = format!(
+            "connections.asn_database = \"{}\" from flag --set: line 2: expected first address",
+            list.display()
+        );
+        assert!(lines[0].starts_with(&start), "{lines:?}");
+        assert_eq!(lines.len(), 1);
+    }
+}
+
+#[test]
 fn check_config_looks_at_the_key_and_at_announced_peer_ids() {
     let host = Host::new();
     let created = stdout(&host.run(&["identity", "create"]));

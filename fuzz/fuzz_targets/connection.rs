@@ -26,7 +26,10 @@ use waystation::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        limits::{Limits, StreamLimits},
         reservations::Reservations,
     },
 };
@@ -67,7 +70,7 @@ impl Server {
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, metrics, 256)),
+            context: Arc::new(Context::new(menu, answer, relay, metrics, StreamLimits::new(&config))),
             limits: Limits::new(&config.connections),
         }
     }
@@ -84,7 +87,7 @@ impl Server {
             let now = clock::now();
             let Ok(permit) = self
                 .limits
-                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), now)
+                .admit(SocketAddr::from(([127, 0, 0, 1], 1)), false, now)
             else {
                 return;
             };
@@ -102,7 +105,7 @@ impl Server {
                     plaintext,
                     ciphertext: Vec::new(),
                 },
-                permit.authenticated(),
+                permit.authenticated(&peer).expect("a new peer"),
                 guard,
             );
             // What makes no sense ends it here; what does waits for more.

@@ -35,7 +35,7 @@ pub(super) fn rulebook(
         let Some(context) = context.upgrade() else {
             return 0;
         };
-        let closing = context.registry.close_where(
+        let closing = context.connections.close_where(
             |peer, address| subject.covers(peer, address),
             Ending::Denied,
         );

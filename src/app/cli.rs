@@ -296,6 +296,7 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) if error.is_not_found() => "created at the first start".to_owned(),
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
+    super::server::open_asn_database(loaded)?;
     print(&format!("# identity: {identity}\n{}", loaded.render()))
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{AccessLists, Config, Loaded},
+    config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
@@ -22,23 +22,20 @@ use crate::{
         access::{Access, rulebook::Rulebook},
         addresses::Addresses,
         circuits::Circuits,
-        limits::Limits,
+        connections::{Connections, Marks},
+        limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
-    store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{access, shutdown, store, supervisor::Supervisor, worker};
-
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
+use super::{access, observe::observe, shutdown, store, supervisor::Supervisor, trimmer, worker};
 
 /// What the files that the configuration names hold.
 pub(super) struct Files {
     pub(super) lists: AccessLists,
     pub(super) token: Option<String>,
+    pub(super) systems: Option<AsnDatabase>,
 }
 
 /// A server that has its sockets and its workers.
@@ -51,6 +48,8 @@ pub(super) struct Server {
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
+    /// Bytes.
+    memory_max: Option<u64>,
 }
 
 impl Server {
@@ -65,7 +64,10 @@ impl Server {
         files: Files,
     ) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit(config);
+        raise_descriptor_limit();
+        for note in loaded.notes() {
+            tracing::warn!("{note}");
+        }
         let count = worker_count(config);
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
@@ -81,10 +83,14 @@ impl Server {
         let store = store::open(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
         let listed = addresses.all();
+        let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
-            context: Arc::new(context(config, &identity, addresses, access, &metrics)),
+            context: Arc::new(context(
+                config, &identity, addresses, access, &buffers, &metrics,
+            )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::new(&config.connections),
+            limits: Limits::with_systems(&config.connections, files.systems),
+            buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
@@ -110,6 +116,7 @@ impl Server {
             shared,
             workers,
             drain_timeout: config.shutdown.drain_timeout,
+            memory_max: config.memory.max,
         })
     }
 
@@ -142,22 +149,10 @@ impl Server {
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
         let rules = access::tend_rules(self.rulebook);
-        let background = until.clone();
-        supervisor.spawn("housekeeping", async move {
-            tokio::select! {
-                // Cancel-safe: each round is complete in itself.
-                () = background.cancelled() => {}
-                () = housekeeping => {}
-            }
-        });
-        let background = until.clone();
-        supervisor.spawn("rules", async move {
-            tokio::select! {
-                // Cancel-safe: a round that has begun is ended by its thread.
-                () = background.cancelled() => {}
-                () = rules => {}
-            }
-        });
+        let trimming = trimmer::task(&self.shared, self.memory_max);
+        background(&supervisor, "housekeeping", &until, housekeeping);
+        background(&supervisor, "rules", &until, rules);
+        background(&supervisor, "trimmer", &until, trimming);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -174,11 +169,31 @@ impl Server {
     }
 }
 
+/// Starts a task that goes on until the token is cancelled. Each of them may be
+/// dropped at any point: rounds are complete in themselves, or ended by a thread
+/// of their own.
+fn background(
+    supervisor: &Supervisor,
+    name: &'static str,
+    until: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let until = until.clone();
+    supervisor.spawn(name, async move {
+        tokio::select! {
+            // Both are cancel-safe.
+            () = until.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
 fn context(
     config: &Config,
     identity: &Identity,
     addresses: Addresses,
     access: Access,
+    buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
@@ -188,12 +203,22 @@ fn context(
     metrics
         .listener
         .set_upgrading_max(config.connections.transient_max);
+    let connections = Connections::new(Marks::new(&config.connections), clock::now());
     let relay = Relay {
         identity: identity.clone(),
         access: Arc::new(access),
         addresses,
-        reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-        circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+        reservations: Reservations::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.relay),
+        ),
+        circuits: Circuits::new(
+            &config.relay,
+            Arc::clone(&connections),
+            Arc::clone(&metrics.circuits),
+        )
+        .with_buffers(Arc::clone(buffers)),
         reserve_metrics: Arc::clone(&metrics.relay),
         connect_metrics: Arc::clone(&metrics.circuits),
     };
@@ -201,9 +226,25 @@ fn context(
         menu,
         answer,
         relay,
+        connections,
         Arc::clone(metrics),
-        config.connections.streams_max,
+        StreamLimits::new(config),
     )
+}
+
+/// Who announces which address, if the operator has a file that tells.
+///
+/// # Errors
+/// The line about `connections.asn_database` when it cannot be used.
+pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, ConfigError> {
+    let path = &loaded.config.connections.asn_database;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let opened = AsnDatabase::open(path);
+    opened
+        .map(Some)
+        .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
@@ -234,27 +275,6 @@ async fn bind_admin(
     Ok(Some((server.address(), server)))
 }
 
-/// Has the sizes of tables read when somebody asks for them.
-fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
-    let store = Arc::clone(store);
-    let (context, limits) = (Arc::downgrade(&shared.context), Arc::clone(&shared.limits));
-    metrics.before_scrape(move |metrics| {
-        let usage = limits.usage();
-        metrics
-            .listener
-            .set_origins_tracked(usage.hosts.taken, usage.prefixes.taken);
-        metrics
-            .listener
-            .set_origins_overflowed(usage.hosts_overflow as u64, usage.prefixes_overflow as u64);
-        metrics.store.set_file_bytes(store.file_bytes());
-        if let Some(context) = context.upgrade() {
-            context.relay.access.observe();
-            let (protocols, agents) = context.peers.interned();
-            metrics.identify.set_interned(protocols, agents);
-        }
-    });
-}
-
 /// Sweeps expired reservations, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
 async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
@@ -269,6 +289,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         reservations.sweep(stripe, now);
         stripe = (stripe + 1) % reservations.stripes();
         shared.limits.sweep(now);
+        shared.context.relay.circuits.bandwidth().sweep(now);
+        reservations.sweep_rates(now);
+        shared.context.relay.circuits.sweep_rates(now);
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
@@ -291,8 +314,9 @@ fn warn_about(listeners: &Listeners) {
     }
 }
 
-/// Each connection takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit(config: &Config) {
+/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
+/// hard one is enough is told by the configuration.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -301,15 +325,6 @@ fn raise_descriptor_limit(config: &Config) {
     };
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
-    }
-    let needed = config.connections.max as u64 + DESCRIPTORS_RESERVED;
-    match getrlimit(Resource::Nofile).current {
-        Some(current) if current < needed => tracing::warn!(
-            descriptors = current,
-            needed,
-            "connections.max is above what the limit on open descriptors allows"
-        ),
-        Some(_) | None => {}
     }
 }
 

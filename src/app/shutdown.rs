@@ -75,10 +75,10 @@ async fn phases(shared: &Shared, drain_timeout: Duration) {
     if !until(drain_timeout, || circuits.open_count() == 0).await {
         tracing::info!(circuits = circuits.open_count(), "ending circuits");
     }
-    shared.context.registry.close_all(Ending::Shutdown);
-    let registry = &shared.context.registry;
-    if !until(GOODBYE_MAX, || registry.peers() == 0).await {
-        tracing::warn!(peers = registry.peers(), "ending without goodbye");
+    shared.context.connections.close_all(Ending::Shutdown);
+    let connections = &shared.context.connections;
+    if !until(GOODBYE_MAX, || connections.open() == 0).await {
+        tracing::warn!(connections = connections.open(), "ending without goodbye");
     }
 }
 

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
     clock,
-    connection::{Connection, Context, Handover, Leftover, Remote, observe_pool},
+    connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
     engine::{demux::Side, muxer::Muxer},
     listener::{AcceptEvent, WorkerSocket, accept_loop},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
-    state::limits::{Limits, SocketPermit},
+    state::limits::{Buffers, Limits, Refusal, SocketPermit},
     upgrade::{self, UpgradeContext, Upgraded},
 };
 
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub(super) context: Arc<Context>,
     pub(super) upgrade: Arc<UpgradeContext>,
     pub(super) limits: Arc<Limits>,
+    pub(super) buffers: Arc<Buffers>,
     /// Ends accepting.
     pub(super) accepting: CancellationToken,
     /// Ends the worker.
@@ -55,7 +56,10 @@ pub(super) fn start(
 }
 
 async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
-    observe_pool(Arc::clone(&shared.context.metrics.pools));
+    observe_pool(
+        Arc::clone(&shared.context.metrics.pools),
+        Arc::clone(&shared.buffers),
+    );
     let supervisor = Supervisor::default();
     for socket in sockets {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
@@ -78,10 +82,16 @@ async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
     let local = socket.local();
     let metrics = Arc::clone(&shared.context.metrics.listener);
+    let connections = Arc::clone(&shared.context.connections);
     let observe = move |event| match event {
         // Denials are counted where they are decided.
         AcceptEvent::Admitted | AcceptEvent::Denied => {}
-        AcceptEvent::Refused(refusal) => metrics.socket_refused(refusal.label()),
+        AcceptEvent::Refused(refusal) => {
+            metrics.socket_refused(refusal.label());
+            if refusal == Refusal::Total {
+                connections.attend();
+            }
+        }
         AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
     };
     let (limits, accepting) = (Arc::clone(&shared.limits), shared.accepting.clone());
@@ -134,36 +144,52 @@ impl Socket {
                 let labels = labels(&upgraded, remote);
                 timer.completed(labels, clock::now());
                 drop(guard);
-                let remote = Remote {
-                    peer: upgraded.peer_id,
-                    address: remote,
-                };
-                let guard = shared
-                    .context
-                    .metrics
-                    .connections
-                    .opened(labels, clock::now());
-                let (connection, leftover) = Connection::new(
-                    shared.context,
-                    remote,
-                    Handover {
-                        socket: upgraded.socket,
-                        muxer: upgraded.muxer,
-                        side: Side::Listener,
-                        seal: upgraded.seal,
-                        open: upgraded.open,
-                        plaintext: upgraded.plaintext,
-                        ciphertext: upgraded.ciphertext,
-                    },
-                    permit.authenticated(),
-                    guard,
-                );
-                supervisor.spawn("connection", drive(connection, leftover));
+                if let Some((connection, leftover)) =
+                    admitted(upgraded, remote, permit, labels, shared)
+                {
+                    supervisor.spawn("connection", drive(connection, leftover));
+                }
             }
             Err(error) => {
                 tracing::debug!(%remote, %error, "upgrade failed");
                 timer.failed(error.label(), clock::now());
             }
+        }
+    }
+}
+
+/// The connection of a peer that has shown who it is, unless the peer has all
+/// that it may have.
+fn admitted(
+    upgraded: Upgraded,
+    address: SocketAddr,
+    permit: SocketPermit,
+    labels: ConnectionLabels,
+    shared: Shared,
+) -> Option<(Connection, Leftover)> {
+    let metrics = &shared.context.metrics;
+    let peer = upgraded.peer_id;
+    let handover = Handover {
+        socket: upgraded.socket,
+        muxer: upgraded.muxer,
+        side: Side::Listener,
+        seal: upgraded.seal,
+        open: upgraded.open,
+        plaintext: upgraded.plaintext,
+        ciphertext: upgraded.ciphertext,
+    };
+    match permit.authenticated(&peer) {
+        Ok(permit) => {
+            let guard = metrics.connections.opened(labels, clock::now());
+            let remote = Remote { peer, address };
+            let connection = Connection::new(shared.context, remote, handover, permit, guard);
+            Some(connection)
+        }
+        Err(refusal) => {
+            tracing::debug!(%peer, remote = %address, limit = refusal.label(), %refusal, "connection refused");
+            metrics.listener.socket_refused(refusal.label());
+            turn_away(handover, Arc::clone(&metrics.egress));
+            None
         }
     }
 }

@@ -4,12 +4,13 @@
 //! configuration with the origin of each value. Bounds nothing: both are as
 //! long as the schema.
 
-use super::{Config, KEYS, Loaded, SECTIONS};
+use super::{Config, KEYS, Loaded, SECTIONS, derive};
 
 impl Config {
     /// The reference file: every key with its explanation and its default,
     /// commented out, so that an operator removes one `#` to change a value
-    /// and defaults of later versions reach everybody else.
+    /// and defaults of later versions reach everybody else. Where a default is
+    /// derived it shows the rule, so that the file is the same on every host.
     #[must_use]
     pub fn render_defaults() -> String {
         let defaults = Self::default();
@@ -26,7 +27,14 @@ impl Config {
             for key in KEYS.iter().filter(|key| key.section() == *section) {
                 text.push('\n');
                 push_comment(&mut text, key.doc);
-                text.push_str(&format!("#{} = {}\n", key.name(), (key.show)(&defaults)));
+                let value = match derive::rule(key.path) {
+                    Some(rule) => {
+                        text.push_str(&format!("# {:?}: {}.\n", derive::AUTO, rule.text));
+                        format!("{:?}", derive::AUTO)
+                    }
+                    None => (key.show)(&defaults),
+                };
+                text.push_str(&format!("#{} = {value}\n", key.name()));
             }
         }
         text
@@ -43,6 +51,9 @@ impl Loaded {
             Some(path) => format!("# configuration file: {}\n", path.display()),
             None => "# configuration file: none\n".to_owned(),
         };
+        for note in &self.notes {
+            text.push_str(&format!("# note: {note}\n"));
+        }
         for (section, _) in SECTIONS {
             text.push_str(&format!("\n[{section}]\n"));
             for key in KEYS.iter().filter(|key| key.section() == *section) {

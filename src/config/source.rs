@@ -44,6 +44,8 @@ pub struct Environment(Vec<(OsString, OsString)>);
 pub enum Origin {
     /// Built in.
     Default,
+    /// Made from what this names.
+    Derived(String),
     /// The configuration file.
     File {
         /// Its path.
@@ -184,10 +186,23 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
+impl Origin {
+    /// As a sentence goes on behind a value: "from flag --set".
+    pub(super) fn phrase(&self) -> String {
+        match self {
+            Self::Derived(_) => self.to_string(),
+            Self::Default | Self::File { .. } | Self::Environment(_) | Self::Flag => {
+                format!("from {self}")
+            }
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Derived(from) => write!(f, "derived from {from}"),
             Self::File { path, line } => write!(f, "file {} line {line}", path.display()),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag => f.write_str("flag --set"),

@@ -1,8 +1,7 @@
 //! What no single value can show: ranges, and values that contradict each other.
 //!
-//! Owns every rule beyond the type of a value. A limit above the one around it
-//! is refused when somebody set it, and lowered when it is a default: whoever
-//! sets `connections.max` to 100 need not know the limits within it.
+//! Owns every rule beyond the type of a value; which limit lies within which
+//! stands in `nested.rs`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,75 +10,33 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, ConfigError, Fault, Loaded};
+use super::{ConfigError, Fault, Loaded, Origin, nested};
 
-/// Most streams one peer may have open. rust's yamux ends a connection at 512
-/// in total; 64 are kept for streams we open.
+/// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
+/// Streams at which rust's yamux ends a connection, whoever opened them.
+const YAMUX_STREAMS_MAX: usize = 512;
+/// Least room for buffers: below this a handful of circuits would fill it.
+const BUFFERS_LEAST: u64 = 4 << 20;
 /// Largest count of anything: above what one host's descriptors and memory hold.
 const COUNT_MAX: usize = 1 << 24;
+/// Smallest budget of memory: a server without any peer takes about half.
+const MEMORY_MIN: u64 = 32 << 20;
+/// Slowest rate that circuits can be held to: at it, a window takes a quarter
+/// of a minute, in which a peer over mplex is not read from.
+const BANDWIDTH_MIN: u64 = 16 * 1024;
 /// Most rules of the operator at run time: a list is sent in one answer.
 const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 
-/// A count in the configuration: its key and where it stands.
-type Count = (&'static str, fn(&mut Config) -> &mut usize);
-
-/// Limits that count a part of what another one counts, outermost first.
-const NESTED: &[(Count, Count)] = &[
-    (
-        ("relay.reservations_per_prefix_max", |config| {
-            &mut config.relay.reservations_per_prefix_max
-        }),
-        ("relay.reservations_max", |config| {
-            &mut config.relay.reservations_max
-        }),
-    ),
-    (
-        ("relay.reservations_per_ip_max", |config| {
-            &mut config.relay.reservations_per_ip_max
-        }),
-        ("relay.reservations_per_prefix_max", |config| {
-            &mut config.relay.reservations_per_prefix_max
-        }),
-    ),
-    (
-        ("relay.circuits_per_peer_max", |config| {
-            &mut config.relay.circuits_per_peer_max
-        }),
-        ("relay.circuits_max", |config| {
-            &mut config.relay.circuits_max
-        }),
-    ),
-    (
-        ("connections.transient_max", |config| {
-            &mut config.connections.transient_max
-        }),
-        ("connections.max", |config| &mut config.connections.max),
-    ),
-    (
-        ("connections.per_prefix_max", |config| {
-            &mut config.connections.per_prefix_max
-        }),
-        ("connections.max", |config| &mut config.connections.max),
-    ),
-    (
-        ("connections.per_ip_max", |config| {
-            &mut config.connections.per_ip_max
-        }),
-        ("connections.per_prefix_max", |config| {
-            &mut config.connections.per_prefix_max
-        }),
-    ),
-];
-
 /// All rules, for a configuration whose values could all be read. Lowers
 /// defaults to the limits around them.
 pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
-    let faults = fit_nested(loaded);
+    let faults = nested::fit(loaded);
     let mut check = Check { loaded, faults };
     check.ranges();
+    check.bandwidth();
     check.listen();
     check.announce();
     check.log();
@@ -111,27 +68,6 @@ pub(super) fn announce_addresses(
     }
 }
 
-/// Lowers a default to the limit around it; refuses a value that somebody set.
-fn fit_nested(loaded: &mut Loaded) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for ((part_key, part), (whole_key, whole)) in NESTED {
-        let whole = *whole(&mut loaded.config);
-        let part = part(&mut loaded.config);
-        if *part <= whole {
-            continue;
-        }
-        if !loaded.origins.contains_key(part_key) {
-            // A whole of 0 is refused for itself.
-            *part = whole.max(1);
-        } else {
-            let origin = loaded.origin(whole_key);
-            let reason = format!("is above {whole_key} = {whole} from {origin}");
-            faults.push(loaded.fault(part_key, reason));
-        }
-    }
-    faults
-}
-
 /// One pass over the rules for single sections.
 struct Check<'a> {
     loaded: &'a Loaded,
@@ -139,9 +75,10 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn ranges(&mut self) {
+    fn counts(&mut self) {
         let config = &self.loaded.config;
         let (relay, connections) = (&config.relay, &config.connections);
+        let streams = &config.streams;
         for (key, count) in [
             ("relay.reservations_max", relay.reservations_max),
             (
@@ -154,15 +91,41 @@ impl Check<'_> {
             ),
             ("relay.circuits_max", relay.circuits_max),
             ("relay.circuits_per_peer_max", relay.circuits_per_peer_max),
+            ("relay.reserve_burst_per_peer", relay.reserve_burst_per_peer),
+            ("relay.connect_burst_per_peer", relay.connect_burst_per_peer),
             ("connections.max", connections.max),
+            ("connections.high_water", connections.high_water),
+            ("connections.low_water", connections.low_water),
             ("connections.transient_max", connections.transient_max),
+            ("connections.per_peer_max", connections.per_peer_max),
             ("connections.per_ip_max", connections.per_ip_max),
+            ("connections.per_site_max", connections.per_site_max),
             ("connections.per_prefix_max", connections.per_prefix_max),
+            ("connections.per_asn_max", connections.per_asn_max),
             ("connections.burst_per_ip", connections.burst_per_ip),
+            ("connections.burst_per_site", connections.burst_per_site),
             ("connections.burst_per_prefix", connections.burst_per_prefix),
+            ("connections.burst_per_asn", connections.burst_per_asn),
+            ("streams.ping_max", streams.ping_max),
+            ("streams.ping_per_peer_max", streams.ping_per_peer_max),
+            ("streams.identify_max", streams.identify_max),
+            (
+                "streams.identify_per_peer_max",
+                streams.identify_per_peer_max,
+            ),
+            ("streams.push_max", streams.push_max),
+            ("streams.push_per_peer_max", streams.push_per_peer_max),
+            ("streams.hop_max", streams.hop_max),
+            ("streams.hop_per_peer_max", streams.hop_per_peer_max),
         ] {
             self.within(key, count, 1, COUNT_MAX);
         }
+    }
+
+    fn ranges(&mut self) {
+        self.counts();
+        let config = &self.loaded.config;
+        let (relay, connections) = (&config.relay, &config.connections);
         self.within(
             "connections.streams_max",
             connections.streams_max,
@@ -171,16 +134,23 @@ impl Check<'_> {
         );
         self.within("access.rules_max", config.access.rules_max, 0, RULES_MAX);
         self.within("runtime.workers", config.runtime.workers, 0, WORKERS_MAX);
-        for (key, rate) in [
-            ("connections.rate_per_ip", connections.rate_per_ip),
-            ("connections.rate_per_prefix", connections.rate_per_prefix),
-        ] {
-            if rate <= 0.0 {
-                self.refuse(key, "must be above 0");
-            }
+        self.within("streams.max", config.streams.max, 1, 4 * COUNT_MAX);
+        self.rates();
+        self.streams_fit_one_connection();
+        if connections
+            .buffers_max
+            .is_some_and(|bytes| bytes < BUFFERS_LEAST)
+        {
+            self.refuse(
+                "connections.buffers_max",
+                "must be at least 4MiB, or 0 for no limit",
+            );
         }
         if connections.upgrade_timeout.is_zero() {
             self.refuse("connections.upgrade_timeout", "must be above 0");
+        }
+        if config.memory.max.is_some_and(|max| max < MEMORY_MIN) {
+            self.refuse("memory.max", "must be at least 32MiB");
         }
         // Peers are told both in whole seconds, and 0 would mean no limit.
         let told_in_seconds = [
@@ -191,6 +161,74 @@ impl Check<'_> {
             if duration.is_some_and(|duration| duration < Duration::from_secs(1)) {
                 self.refuse(key, "must be at least 1s");
             }
+        }
+    }
+
+    /// Each rate is possible, and none is above the one around it.
+    fn bandwidth(&mut self) {
+        let relay = &self.loaded.config.relay;
+        let rates = [
+            (
+                "relay.bandwidth_per_circuit_max",
+                relay.bandwidth_per_circuit_max,
+            ),
+            ("relay.bandwidth_per_peer_max", relay.bandwidth_per_peer_max),
+            ("relay.bandwidth_max", relay.bandwidth_max),
+        ];
+        for (index, (key, rate)) in rates.into_iter().enumerate() {
+            let Some(rate) = rate else { continue };
+            if rate < BANDWIDTH_MIN {
+                self.refuse(key, "must be at least 16KiB (a second), or 0 for no limit");
+            }
+            let around = rates[index + 1..]
+                .iter()
+                .find_map(|(key, around)| around.filter(|around| rate > *around).map(|_| key));
+            if let Some(around) = around {
+                self.refuse(key, &format!("is above {around}"));
+            }
+        }
+    }
+
+    fn rates(&mut self) {
+        let config = &self.loaded.config;
+        let (relay, connections) = (&config.relay, &config.connections);
+        for (key, rate) in [
+            ("connections.rate_per_ip", connections.rate_per_ip),
+            ("connections.rate_per_site", connections.rate_per_site),
+            ("connections.rate_per_prefix", connections.rate_per_prefix),
+            ("connections.rate_per_asn", connections.rate_per_asn),
+            ("relay.reserve_rate_per_peer", relay.reserve_rate_per_peer),
+            ("relay.connect_rate_per_peer", relay.connect_rate_per_peer),
+        ] {
+            if rate <= 0.0 {
+                self.refuse(key, "must be above 0");
+            }
+        }
+    }
+
+    /// What a peer opens, and what we open towards it for circuits and to ask
+    /// who it is, come together on one connection.
+    fn streams_fit_one_connection(&mut self) {
+        let theirs = self.loaded.config.connections.streams_max;
+        let ours = self.loaded.config.relay.circuits_per_peer_max + 1;
+        if theirs + ours > YAMUX_STREAMS_MAX {
+            let origin = self.loaded.origin("connections.streams_max").phrase();
+            self.refuse(
+                "relay.circuits_per_peer_max",
+                &format!(
+                    "together with connections.streams_max = {theirs} {origin} is above {}: \
+                     some peers end a connection at {YAMUX_STREAMS_MAX} streams",
+                    YAMUX_STREAMS_MAX - 1
+                ),
+            );
+        }
+        let circuits = self.loaded.config.relay.circuits_max;
+        let streams = self.loaded.config.streams.max;
+        if circuits.saturating_mul(2) > streams {
+            let origin = self.loaded.origin("streams.max").phrase();
+            let reason =
+                format!("takes two streams each, and streams.max = {streams} {origin} has fewer");
+            self.refuse("relay.circuits_max", &reason);
         }
     }
 
@@ -254,7 +292,11 @@ impl Check<'_> {
         }
     }
 
+    /// What is derived is as wrong as what it is derived from.
     fn within(&mut self, key: &str, count: usize, least: usize, most: usize) {
+        if matches!(self.loaded.origin(key), Origin::Derived(_)) {
+            return;
+        }
         if count < least || count > most {
             self.refuse(key, &format!("must be from {least} to {most}"));
         }
@@ -300,18 +342,23 @@ fn announce_fault(address: &Multiaddr) -> Option<&'static str> {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use crate::config::{Host, Sources};
 
     const OWN: &str = "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq";
     const OTHER: &str = "16Uiu2HAmLhLvBoYaoZfaMUKuibM6ac163GwKY74c5kiSLg5KvLpY";
 
     fn load(settings: &[&str]) -> Result<Loaded, ConfigError> {
-        Loaded::load(&Sources {
+        let host = Host {
+            memory_bytes: 1 << 40,
+            descriptors: 1 << 20,
+        };
+        let sources = Sources {
             // An empty file, so that no installed one is read.
             file: Some("/dev/null".into()),
             environment: [("HOME", "/home/somebody")].into_iter().collect(),
             flags: settings.iter().map(|flag| (*flag).to_owned()).collect(),
-        })
+        };
+        Loaded::load_on(&sources, &host)
     }
 
     /// The reason after key, value and source of the only refusal.
@@ -331,7 +378,6 @@ mod tests {
     #[test]
     fn ranges_hold() {
         for key in [
-            "relay.reservations_max",
             "relay.circuits_max",
             "connections.max",
             "connections.burst_per_ip",
@@ -375,9 +421,19 @@ mod tests {
                 "relay.reservations_max",
             ),
             ("relay.circuits_per_peer_max", "relay.circuits_max"),
+            ("connections.high_water", "connections.max"),
+            ("connections.low_water", "connections.high_water"),
             ("connections.transient_max", "connections.max"),
-            ("connections.per_ip_max", "connections.per_prefix_max"),
-            ("connections.per_prefix_max", "connections.max"),
+            ("connections.per_ip_max", "connections.per_site_max"),
+            ("connections.per_site_max", "connections.per_prefix_max"),
+            ("connections.per_prefix_max", "connections.per_asn_max"),
+            ("connections.per_asn_max", "connections.max"),
+            ("connections.per_peer_max", "connections.max"),
+            ("relay.reservations_max", "connections.max"),
+            ("relay.circuits_per_peer_max", "connections.streams_max"),
+            ("streams.ping_per_peer_max", "streams.ping_max"),
+            ("streams.hop_per_peer_max", "streams.hop_max"),
+            ("streams.ping_max", "streams.max"),
         ] {
             let whole_is = format!("{whole}=20");
             let reason = reason(&[&format!("{part}=21"), &whole_is]);
@@ -387,14 +443,104 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_possible_and_nested() {
+        let rate = |key: &str, value: &str| format!("relay.bandwidth_{key}={value}");
+        for key in ["max", "per_peer_max", "per_circuit_max"] {
+            assert_eq!(
+                reason(&[&rate(key, "1KiB")]),
+                "must be at least 16KiB (a second), or 0 for no limit"
+            );
+            load(&[&rate(key, "16KiB")]).unwrap();
+            load(&[&rate(key, "0")]).unwrap();
+        }
+        assert_eq!(
+            reason(&[&rate("per_circuit_max", "2MiB"), &rate("max", "1MiB")]),
+            "is above relay.bandwidth_max"
+        );
+        load(&[&rate("per_peer_max", "1MiB"), &rate("max", "1MiB")]).unwrap();
+    }
+
+    #[test]
+    fn a_limit_that_somebody_raises_takes_derived_ones_around_it_along() {
+        let loaded = load(&["connections.per_ip_max=9000"]).unwrap();
+        let connections = &loaded.config.connections;
+        assert_eq!(connections.per_site_max, 9_000);
+        assert_eq!(connections.per_prefix_max, 9_000);
+        assert_eq!(connections.per_asn_max, 12_500);
+        assert_eq!(
+            loaded.origin("connections.per_prefix_max").to_string(),
+            "derived from connections.per_site_max = 9000"
+        );
+        // Never the capacity.
+        assert_eq!(
+            reason(&["connections.per_ip_max=50001"]),
+            "is above connections.per_site_max = 50000 derived from connections.per_prefix_max = 50000"
+        );
+    }
+
+    #[test]
+    fn circuits_and_streams_fit_into_one_connection() {
+        load(&[
+            "relay.circuits_per_peer_max=63",
+            "connections.streams_max=448",
+        ])
+        .unwrap();
+        assert_eq!(
+            reason(&[
+                "relay.circuits_per_peer_max=64",
+                "connections.streams_max=448"
+            ]),
+            "together with connections.streams_max = 448 from flag --set is above 511: \
+             some peers end a connection at 512 streams"
+        );
+        assert_eq!(
+            reason(&["connections.buffers_max=1MiB"]),
+            "must be at least 4MiB, or 0 for no limit"
+        );
+        load(&["connections.buffers_max=0"]).unwrap();
+    }
+
+    #[test]
     fn lowering_a_total_lowers_the_defaults_within_it() {
-        let loaded = load(&["connections.max=100", "relay.reservations_max=20"]).unwrap();
+        let loaded = load(&["connections.max=10", "relay.reservations_max=5"]).unwrap();
         let (relay, connections) = (&loaded.config.relay, &loaded.config.connections);
-        assert_eq!(connections.per_prefix_max, 100);
-        assert_eq!(connections.per_ip_max, 100);
-        assert_eq!(connections.transient_max, 100);
-        assert_eq!(relay.reservations_per_prefix_max, 20);
-        assert_eq!(relay.reservations_per_ip_max, 20);
+        assert_eq!(connections.per_prefix_max, 10);
+        assert_eq!(connections.per_ip_max, 10);
+        assert_eq!(connections.transient_max, 10);
+        assert_eq!(relay.reservations_per_prefix_max, 5);
+        assert_eq!(relay.reservations_per_ip_max, 5);
+        assert_eq!(
+            loaded.origin("relay.reservations_per_ip_max").to_string(),
+            "derived from relay.reservations_per_prefix_max = 5"
+        );
+        let loaded = load(&["streams.max=20"]).unwrap();
+        assert_eq!(loaded.config.relay.circuits_max, 10);
+        assert_eq!(loaded.config.streams.hop_max, 20);
+    }
+
+    #[test]
+    fn the_water_marks_follow_the_limit_above_them() {
+        for (settings, high, low) in [
+            (&[][..], 45_000, 40_000),
+            (&["connections.max=1000"], 900, 800),
+            (&["connections.max=1"], 1, 1),
+            (&["connections.high_water=90"], 90, 80),
+            (&["connections.max=100", "connections.low_water=95"], 95, 95),
+            (&["connections.max=7"], 6, 5),
+        ] {
+            let connections = load(settings).unwrap().config.connections;
+            assert_eq!(
+                (connections.high_water, connections.low_water),
+                (high, low),
+                "{settings:?}"
+            );
+        }
+        assert_eq!(
+            reason(&["connections.max=100", "connections.low_water=101"]),
+            "is above connections.high_water = 100 derived from connections.max = 100"
+        );
+        assert_eq!(reason(&["memory.max=1MiB"]), "must be at least 32MiB");
+        load(&["memory.max=32MiB", "connections.grace_period=0"]).unwrap();
     }
 
     #[test]

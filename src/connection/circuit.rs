@@ -7,8 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::engine::budget::Budget;
-use crate::metrics::{CircuitMetrics, Service};
+use crate::metrics::Service;
 use crate::service::hop::{Asker, Refusal, Request};
 use crate::service::stop::{Offer, PATIENCE};
 use crate::state::{
@@ -17,113 +16,25 @@ use crate::state::{
 };
 use crate::wire::relay::{Status, encode_hop_status};
 
+pub(super) use bound::{Bound, Broken, End};
+
 use super::{
     egress::SendHalf,
+    pool,
+    queue::Queue,
     read_pass::Pass,
     stream::{Entry, Handler},
     task::Connection,
 };
 
-/// Which end of a circuit a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Source,
-    Destination,
-}
-
-impl End {
-    /// The cause when this end's stream is reset by its peer.
-    fn reset(self) -> EndCause {
-        match self {
-            Self::Source => EndCause::SourceReset,
-            Self::Destination => EndCause::DestinationReset,
-        }
-    }
-
-    /// The cause when this end's connection goes.
-    pub(super) fn closed(self) -> EndCause {
-        match self {
-            Self::Source => EndCause::SourceClosed,
-            Self::Destination => EndCause::DestinationClosed,
-        }
-    }
-}
-
-/// One end of a running circuit.
-pub(super) struct Bound {
-    pub(super) circuit: Arc<Circuit>,
-    pub(super) end: End,
-    out: Leg,
-    budget: Budget,
-}
-
-/// Why a circuit cannot go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// The other end is not there any more.
-    Gone,
-    /// This direction has carried all that it may.
-    ByteLimit,
-}
-
-impl Bound {
-    fn new(circuit: Arc<Circuit>, end: End, out: Leg) -> Self {
-        let budget = Budget::new(circuit.bytes_max());
-        Self {
-            circuit,
-            end,
-            out,
-            budget,
-        }
-    }
-
-    /// Passes bytes on to the other end.
-    #[inline]
-    pub(super) fn forward(
-        &mut self,
-        payload: &[u8],
-        metrics: &CircuitMetrics,
-        effects: &mut Effects,
-    ) -> Result<(), Broken> {
-        let admitted = self.budget.admit(payload.len());
-        if admitted.bytes > 0 {
-            self.out
-                .link
-                .carry(self.out.stream, &payload[..admitted.bytes], effects)
-                .map_err(|_| Broken::Gone)?;
-            match self.end {
-                End::Source => metrics.relayed_to_destination(admitted.bytes),
-                End::Destination => metrics.relayed_to_source(admitted.bytes),
-            }
-        }
-        if admitted.exhausted {
-            return Err(Broken::ByteLimit);
-        }
-        Ok(())
-    }
-
-    fn finish(&self, effects: &mut Effects) {
-        self.out.link.finish(self.out.stream, effects);
-    }
-
-    /// Resets the other end, at once or behind what it was given.
-    fn reset_other(&self, code: u32, drain: bool, effects: &mut Effects) {
-        if drain {
-            let draining = Command::Draining(self.out.stream);
-            // If the other end's connection has ended there is nothing to
-            // drain.
-            let _ = self.out.link.deliver(draining);
-        }
-        self.out.link.reset(self.out.stream, code, drain, effects);
-    }
-}
+mod bound;
 
 /// The source's end while the target is being asked.
 pub(super) struct Waiting {
     circuit: Arc<Circuit>,
     target: Arc<dyn Link>,
     /// What the source sent behind its request: at most its window.
-    early: Vec<u8>,
+    early: Queue,
 }
 
 impl Waiting {
@@ -134,8 +45,13 @@ impl Waiting {
         let _ = self.target.deliver(withdrawn);
     }
 
-    pub(super) fn keep(&mut self, payload: &[u8]) {
-        self.early.extend_from_slice(payload);
+    /// Whether there was memory to keep it in.
+    pub(super) fn keep(&mut self, payload: &[u8]) -> bool {
+        let room = !pool::is_full();
+        if room {
+            self.early.extend(payload);
+        }
+        room
     }
 }
 
@@ -161,11 +77,14 @@ impl Connection {
         let deadline = pass.now + PATIENCE + Duration::from_secs(1);
         self.set_deadline(stream, Some(deadline));
         if let Some(entry) = self.table.find_mut(stream) {
-            entry.handler = Handler::Waiting(Box::new(Waiting {
+            entry.permit.protocol_done();
+            let mut waiting = Waiting {
                 circuit,
                 target,
-                early: early.to_vec(),
-            }));
+                early: Queue::default(),
+            };
+            waiting.early.extend(early);
+            entry.handler = Handler::Waiting(Box::new(waiting));
         }
     }
 
@@ -199,6 +118,9 @@ impl Connection {
         } = offer;
         let destination = self.leg(stream);
         self.egress.attach(stream, source.clone());
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let joined = Command::Joined {
             stream: source.stream,
             destination: destination.clone(),
@@ -227,7 +149,7 @@ impl Connection {
         entry.guard.serves(Service::Circuit);
         let mut bound = Bound::new(circuit, End::Destination, source);
         let metrics = &self.context.metrics.circuits;
-        let passed = bound.forward(rest, metrics, pass.effects);
+        let passed = bound.forward(rest, metrics, pass);
         entry.handler = Handler::Circuit(Box::new(bound));
         if let Err(broken) = passed {
             self.circuit_broken(stream, broken, pass);
@@ -250,14 +172,19 @@ impl Connection {
         else {
             return;
         };
-        let Waiting { circuit, early, .. } = *waiting;
+        let Waiting {
+            circuit, mut early, ..
+        } = *waiting;
         let deadline = circuit.deadline(pass.now);
+        if circuit.is_paced() {
+            self.egress.pace(stream);
+        }
         let mut bound = Bound::new(circuit, End::Source, destination);
         let metrics = &self.context.metrics.circuits;
         let passed = if early.is_empty() {
             Ok(())
         } else {
-            bound.forward(&early, metrics, pass.effects)
+            bound.forward(early.make_contiguous(), metrics, pass)
         };
         let finished = entry.finished;
         if finished {
@@ -314,6 +241,12 @@ impl Connection {
             return;
         };
         let code = match broken {
+            // Its bytes would have had to wait, and there is no memory for it.
+            Broken::Gone if pool::is_full() => {
+                bound.circuit.ended(EndCause::Memory);
+                bound.reset_other(reset_code::RESOURCE_LIMIT, false, pass.effects);
+                reset_code::RESOURCE_LIMIT
+            }
             Broken::Gone => reset_code::NONE,
             Broken::ByteLimit => {
                 bound.circuit.ended(EndCause::ByteLimit);

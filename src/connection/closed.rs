@@ -41,6 +41,9 @@ pub enum Closed {
     /// The peer granted more credit than there can be.
     #[error(transparent)]
     Credit(#[from] CreditOverflow),
+    /// The memory for buffers is taken, and the peer wanted more of it.
+    #[error("the memory for buffers is taken (connections.buffers_max)")]
+    Memory,
     /// No sign of life.
     #[error("no sign of life")]
     KeepAlive,
@@ -62,9 +65,12 @@ impl Closed {
             | Self::DuplicateStream
             | Self::WindowOverrun
             | Self::Credit(_) => "protocol_violation",
+            Self::Memory => "memory",
             Self::KeepAlive => "keep_alive",
             Self::Ending(Ending::Shutdown) => "shutdown",
             Self::Ending(Ending::Denied) => "denied",
+            Self::Ending(Ending::Trimmed) => "trimmed",
+            Self::Ending(Ending::MemoryShort) => "memory_short",
         }
     }
 
@@ -75,6 +81,7 @@ impl Closed {
             | Self::DuplicateStream
             | Self::WindowOverrun
             | Self::Credit(_) => GoAwayCode::Protocol,
+            Self::Memory => GoAwayCode::ResourceLimit,
             Self::Peer
             | Self::GoAway
             | Self::Io(_)
@@ -82,6 +89,8 @@ impl Closed {
             | Self::KeepAlive
             | Self::Ending(Ending::Shutdown) => GoAwayCode::Normal,
             Self::Ending(Ending::Denied) => GoAwayCode::Gated,
+            Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,
+            Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
         }
     }
 }

@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{peers::Peers, registry::Registry},
+    state::{connections::Connections, limits::StreamLimits, peers::Peers},
 };
 
 /// The server, as its connections see it.
@@ -26,13 +26,13 @@ pub struct Context {
     /// RESERVE and CONNECT.
     pub relay: Relay,
     /// Who is connected.
-    pub registry: Registry,
+    pub connections: Arc<Connections>,
     /// What peers say of themselves.
     pub peers: Peers,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
-    /// Streams that a peer may have open.
-    pub streams_max: usize,
+    /// How many streams may be open.
+    pub streams: Arc<StreamLimits>,
     draining: AtomicBool,
 }
 
@@ -43,17 +43,18 @@ impl Context {
         menu: Menu,
         answer: Answer,
         relay: Relay,
+        connections: Arc<Connections>,
         metrics: Arc<Metrics>,
-        streams_max: usize,
+        streams: Arc<StreamLimits>,
     ) -> Self {
         Self {
             menu,
             answer,
             relay,
-            registry: Registry::default(),
+            connections,
             peers: Peers::default(),
             metrics,
-            streams_max,
+            streams,
             draining: AtomicBool::new(false),
         }
     }

@@ -211,6 +211,8 @@ impl Egress {
         state.writer = None;
         state.streams = Vec::new();
         state.queued = 0;
+        // Others may hold on to their handle for a while.
+        super::pool::give(mem::take(&mut state.batch).into_buffer());
         mem::take(&mut state.inbox)
     }
 
@@ -277,6 +279,13 @@ impl State {
             let old = self.batch.grow_into(super::pool::take(room));
             super::pool::give(old);
         }
+    }
+}
+
+/// A connection may end with bytes in hand.
+impl Drop for State {
+    fn drop(&mut self) {
+        super::pool::give(mem::take(&mut self.batch).into_buffer());
     }
 }
 

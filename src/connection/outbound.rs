@@ -8,6 +8,7 @@ use crate::engine::negotiate::{Dialer, NegotiateError, Reply};
 use crate::metrics::Service;
 use crate::service::identify::{self, ListenError};
 use crate::state::leg::StreamKey;
+use crate::state::limits::StreamRefusal;
 
 use super::{
     read_pass::Pass,
@@ -113,8 +114,19 @@ impl Connection {
         self.send(stream, pass);
     }
 
-    /// Opens a stream of ours; `None` when every id has been used.
+    /// Tells the log and the metrics which limit a stream met.
+    pub(super) fn stream_refused(&self, refusal: StreamRefusal) {
+        tracing::debug!(peer = %self.remote.peer, limit = refusal.label(), %refusal, "stream refused");
+        self.context.metrics.streams.refused(refusal.label());
+    }
+
+    /// Opens a stream of ours; `None` when every id has been used, or when
+    /// there are as many streams as there may be.
     pub(super) fn open_stream(&mut self, handler: Handler, service: Service) -> Option<StreamKey> {
+        let permit = self.context.streams.open();
+        let permit = permit
+            .inspect_err(|refusal| self.stream_refused(*refusal))
+            .ok()?;
         let stream = self.egress.open_stream()?;
         let mut guard = self
             .context
@@ -123,7 +135,7 @@ impl Connection {
             .opened(crate::metrics::Direction::Outbound);
         guard.serves(service);
         self.table
-            .insert(Entry::new(stream, Origin::Us, handler, guard));
+            .insert(Entry::new(stream, Origin::Us, handler, guard, permit));
         Some(stream)
     }
 }

@@ -29,6 +29,9 @@ impl Connection {
             let stream = entry.key;
             self.timed_out(stream, pass);
         }
+        while let Some(id) = self.dues.expired(pass.now) {
+            self.credit_due(id, pass);
+        }
         if pass.now >= self.keep_alive_at {
             self.keep_alive_at = pass.now + KEEP_ALIVE;
             if std::mem::replace(&mut self.heard, false) {
@@ -87,6 +90,9 @@ impl Connection {
         if let Some(stream) = self.deadlines.next() {
             next = next.min(stream);
         }
+        if let Some(due) = self.dues.next() {
+            next = next.min(due);
+        }
         if let Some(hold) = &self.hold {
             next = next.min(hold.until);
         }
@@ -103,6 +109,10 @@ impl Connection {
     pub(super) fn take_entry(&mut self, stream: StreamKey) -> Option<Entry> {
         let deadline = self.table.find_mut(stream)?.deadline;
         self.deadlines.change(stream.id, deadline, None);
-        self.table.remove(stream.id)
+        let entry = self.table.remove(stream.id)?;
+        if let Handler::Circuit(bound) = &entry.handler {
+            self.dues.change(stream.id, bound.withheld.until(), None);
+        }
+        Some(entry)
     }
 }

@@ -22,6 +22,7 @@ use crate::engine::{
 };
 use crate::metrics::{Direction, Service};
 use crate::state::leg::{Effects, Link, StreamKey, reset_code};
+use crate::state::limits::StreamRefusal;
 
 use super::{
     closed::Closed,
@@ -32,6 +33,10 @@ use super::{
 
 /// Most bytes that one pass reads.
 pub(super) const READ_MAX: usize = 256 * 1024;
+
+/// Beginning of a record that is kept even when the memory for buffers is
+/// taken: the smallest buffer of the pool.
+const PARTIAL_ALWAYS: usize = 2 * 1024;
 
 /// What a thread lends to the pass that it runs.
 struct Scratch {
@@ -134,6 +139,11 @@ impl Connection {
         }
         let rest = &bytes[begin..];
         if !rest.is_empty() {
+            // What is needed to go on at all is kept; a long record of a peer
+            // that does not send its end is not, when memory is short.
+            if rest.len() > PARTIAL_ALWAYS && pool::is_full() {
+                return Err(Closed::Memory);
+            }
             let mut partial = pool::take(rest.len());
             partial.extend_from_slice(rest);
             self.partial = partial;
@@ -188,7 +198,7 @@ impl Connection {
         };
         if let Handler::Circuit(bound) = &mut entry.handler {
             let metrics = &self.context.metrics.circuits;
-            return match bound.forward(payload, metrics, pass.effects) {
+            return match bound.forward(payload, metrics, pass) {
                 Ok(()) => Ok(()),
                 Err(broken) => {
                     self.circuit_broken(key, broken, pass);
@@ -232,17 +242,25 @@ impl Connection {
         if self.table.contains(id) {
             return Err(Closed::DuplicateStream);
         }
-        if self.table.accepted() >= self.context.streams_max {
-            self.context.metrics.streams.refused("limit");
-            self.egress
-                .refuse_stream(id, reset_code::RESOURCE_LIMIT, pass.effects);
-            return Ok(());
-        }
+        let permit = if pool::is_full() {
+            Err(StreamRefusal::Memory)
+        } else {
+            self.context.streams.accept(self.table.accepted())
+        };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                self.stream_refused(refusal);
+                self.egress
+                    .refuse_stream(id, reset_code::RESOURCE_LIMIT, pass.effects);
+                return Ok(());
+            }
+        };
         let stream = self.egress.accept_stream(id);
         let guard = self.context.metrics.streams.opened(Direction::Inbound);
         let handler = Handler::Negotiating(Box::default());
         self.table
-            .insert(Entry::new(stream, Origin::Peer, handler, guard));
+            .insert(Entry::new(stream, Origin::Peer, handler, guard, permit));
         self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
         Ok(())
     }
@@ -306,6 +324,14 @@ impl Connection {
             pass.now + HOLD_MAX
         } else {
             until
+        };
+        let until = match &entry.handler {
+            // That its bytes are not paid for yet is not the target's fault.
+            Handler::Circuit(bound) => bound
+                .withheld
+                .until()
+                .map_or(until, |due| until.max(due + HOLD_MAX)),
+            _ => until,
         };
         if entry.window > 0 {
             self.hold = None;

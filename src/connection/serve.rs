@@ -8,7 +8,9 @@ use std::mem;
 use crate::engine::negotiate::{Negotiation, Responder};
 use crate::metrics::Service;
 use crate::service::{Served, gather::Gather, hop::Outcome, identify, ping};
+use crate::state::connections::Tag;
 use crate::state::leg::{StreamKey, reset_code};
+use crate::state::limits::{Protocol, StreamRefusal};
 use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 
 use super::{
@@ -68,8 +70,12 @@ impl Connection {
                 }
             },
             Handler::Waiting(mut waiting) => {
-                waiting.keep(payload);
+                let kept = waiting.keep(payload);
                 entry.handler = Handler::Waiting(waiting);
+                if !kept {
+                    self.stream_refused(StreamRefusal::Memory);
+                    self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+                }
             }
             Handler::Circuit(bound) => entry.handler = Handler::Circuit(bound),
             Handler::Spent => self.consumed(stream, payload.len(), pass),
@@ -161,13 +167,12 @@ impl Connection {
 
     /// A protocol has been agreed on; `rest` is what came behind it.
     fn agreed(&mut self, stream: StreamKey, served: Served, rest: &[u8], pass: &mut Pass<'_>) {
+        if let Err(refusal) = self.count_protocol(stream, served) {
+            self.stream_refused(refusal);
+            return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
+        }
         match served {
             Served::Ping => {
-                let pings = self.running(|handler| matches!(handler, Handler::Ping(_)));
-                if pings >= ping::STREAMS_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::Ping, Handler::Ping(Box::default()));
                 self.set_deadline(stream, Some(pass.now + ping::IDLE_MAX));
             }
@@ -180,11 +185,6 @@ impl Connection {
                 self.context.metrics.identify.sent();
             }
             Served::IdentifyPush => {
-                let pushes = self.running(|handler| matches!(handler, Handler::Push(_)));
-                if pushes >= identify::PUSHES_MAX {
-                    self.context.metrics.streams.refused("limit");
-                    return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-                }
                 self.serves(stream, Service::IdentifyPush, Handler::Push(Box::default()));
                 self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
             }
@@ -213,7 +213,8 @@ impl Connection {
         let result = gather.message(payload, MAX_MESSAGE, |bytes| {
             let (message, used) = HopMessage::decode(bytes)?;
             let draining = context.is_draining();
-            let outcome = relay.handle(&message, asker, &context.registry, draining, now, output);
+            let outcome =
+                relay.handle(&message, asker, &context.connections, draining, now, output);
             Ok((outcome, used))
         });
         match result {
@@ -223,20 +224,25 @@ impl Connection {
                 }
                 self.consumed(stream, payload.len(), pass);
             }
-            Ok(Some((Outcome::Answered, _))) => {
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
-            }
+            Ok(Some((Outcome::Answered, _))) => self.answered(stream, pass),
             Ok(Some((Outcome::Connect(circuit, target), used))) => {
                 self.consumed(stream, used, pass);
                 self.ask_target(stream, circuit, target, &payload[used..], pass);
             }
             Err(error) => {
                 relay.malformed(error, asker, pass.output);
-                self.send(stream, pass);
-                self.finish_stream(stream, pass);
+                self.answered(stream, pass);
             }
         }
+    }
+
+    /// Sends hop's answer, behind which nothing comes.
+    fn answered(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        if let Some(entry) = self.table.find_mut(stream) {
+            entry.permit.protocol_done();
+        }
+        self.send(stream, pass);
+        self.finish_stream(stream, pass);
     }
 
     fn identified(
@@ -248,6 +254,8 @@ impl Connection {
     ) {
         match heard {
             Ok(()) => {
+                let connections = &self.context.connections;
+                connections.credit(&self.remote.peer, Tag::Identified, pass.now);
                 let metrics = &self.context.metrics.identify;
                 match direction {
                     Direction::Asked => metrics.received(),
@@ -270,9 +278,20 @@ impl Connection {
         self.reset_stream(stream, reset_code::NONE, pass);
     }
 
-    fn running(&mut self, which: impl Fn(&Handler) -> bool) -> usize {
-        let entries = self.table.iter_mut();
-        entries.filter(|entry| which(&entry.handler)).count()
+    fn count_protocol(&mut self, stream: StreamKey, served: Served) -> Result<(), StreamRefusal> {
+        let protocol = match served {
+            Served::Ping => Protocol::Ping,
+            Served::Identify => Protocol::Identify,
+            Served::IdentifyPush => Protocol::Push,
+            Served::Hop => Protocol::Hop,
+        };
+        let Some(entry) = self.table.find_mut(stream) else {
+            return Ok(());
+        };
+        let peer = &self.remote.peer;
+        self.context
+            .streams
+            .agreed(&mut entry.permit, protocol, peer)
     }
 }
 

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! Owned by the connection's task, so nothing in here is locked. Bounded by
-//! `connections.streams_max` for streams that the peer opens, and by circuits
-//! for those that we open. Empty, and without an allocation, while the
+//! `connections.streams_max` for streams that the peer opens, by circuits for
+//! those that we open, and all of them by `streams.max`. Empty, and without an allocation, while the
 //! connection is idle.
 
 use std::time::Instant;
@@ -12,6 +12,7 @@ use crate::engine::{demux::StreamId, negotiate::Responder};
 use crate::metrics::StreamGuard;
 use crate::service::{gather::Gather, identify, ping, stop::Offer};
 use crate::state::leg::StreamKey;
+use crate::state::limits::StreamPermit;
 use crate::wire::yamux::INITIAL_WINDOW;
 
 use super::{
@@ -55,6 +56,7 @@ pub(super) struct Entry {
     pub(super) deadline: Option<Instant>,
     pub(super) handler: Handler,
     pub(super) guard: StreamGuard,
+    pub(super) permit: StreamPermit,
 }
 
 impl Entry {
@@ -63,6 +65,7 @@ impl Entry {
         origin: Origin,
         handler: Handler,
         guard: StreamGuard,
+        permit: StreamPermit,
     ) -> Self {
         Self {
             key,
@@ -73,6 +76,7 @@ impl Entry {
             deadline: None,
             handler,
             guard,
+            permit,
         }
     }
 }

@@ -26,9 +26,9 @@ use crate::metrics::ConnectionGuard;
 use crate::state::{
     access::Gate,
     circuits::EndCause,
+    connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
-    registry::{ConnectionId, Presence},
 };
 
 use super::{
@@ -96,6 +96,8 @@ pub struct Connection {
     pub(super) partial: Vec<u8>,
     pub(super) table: Table,
     pub(super) deadlines: Deadlines<StreamId>,
+    /// When withheld credit is due.
+    pub(super) dues: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
     blocked: bool,
     pub(super) going_away: bool,
@@ -130,9 +132,10 @@ impl Connection {
             Arc::clone(&context.metrics.egress),
         );
         let link = Arc::clone(&egress) as Arc<dyn Link>;
+        let ip = remote.address.ip();
         let id = context
-            .registry
-            .register(remote.peer, remote.address.ip(), link);
+            .connections
+            .register(remote.peer, ip, link, clock::now());
         let connection = Self {
             context,
             remote,
@@ -143,6 +146,7 @@ impl Connection {
             partial: Vec::new(),
             table: Table::default(),
             deadlines: Deadlines::default(),
+            dues: Deadlines::default(),
             hold: None,
             blocked: false,
             going_away: false,
@@ -228,7 +232,7 @@ impl Connection {
         tracing::debug!(peer = %self.remote.peer, address = %self.remote.address, reason = %closed, "connection closed");
         self.guard.closing(closed.label());
         let peer = &self.remote.peer;
-        if let Presence::Left(newest) = self.context.registry.unregister(peer, self.id) {
+        if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
             self.context.peers.forget(peer, newest);
         }
@@ -332,6 +336,7 @@ impl Connection {
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
             Command::Draining(stream) => self.draining(stream, pass.now),
+            Command::Credit { stream, bytes } => self.credit_returned(stream, bytes, pass),
             Command::Forget(stream) => {
                 if let Some(Handler::Circuit(bound)) =
                     self.take_entry(stream).map(|entry| entry.handler)
@@ -361,6 +366,7 @@ impl Connection {
             Command::Refused { .. }
             | Command::Withdraw(_)
             | Command::Draining(_)
+            | Command::Credit { .. }
             | Command::Forget(_)
             | Command::Close(_) => {}
         }

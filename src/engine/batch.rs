@@ -74,6 +74,12 @@ impl Batch {
         std::mem::replace(&mut self.buffer, larger)
     }
 
+    /// The buffer, whatever is in it.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// Appends a frame: its header and the payload behind it.
     #[inline]
     pub fn append_frame(&mut self, header: &[u8], payload: &[u8]) {

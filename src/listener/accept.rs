@@ -108,8 +108,7 @@ fn enter(
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let now = clock::now();
     let admitted = match access.at_accept(remote.ip()) {
-        Ok(standing) if standing.uncapped => limits.admit_uncapped(now),
-        Ok(_) => limits.admit(remote, now),
+        Ok(standing) => limits.admit(remote, standing.uncapped, now),
         Err(denied) => {
             debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
             refuse(&socket);
@@ -122,7 +121,7 @@ fn enter(
             AcceptEvent::Admitted
         }
         Err(refusal) => {
-            debug!(%remote, limit = refusal.label(), "socket refused");
+            debug!(%remote, limit = refusal.label(), %refusal, "socket refused");
             refuse(&socket);
             AcceptEvent::Refused(refusal)
         }

@@ -19,6 +19,8 @@ const REFUSED: &[&str] = &[
     "total",
     "per_peer_source",
     "per_peer_destination",
+    "rate_per_peer",
+    "memory",
     "denied",
     "connection_failed",
     "malformed",
@@ -35,9 +37,12 @@ const CAUSES: &[&str] = &[
     "source_closed",
     "destination_closed",
     "stalled",
+    "memory",
     "shutdown",
     "dropped",
 ];
+
+const RATES: &[&str; 3] = &["total", "per_peer", "per_circuit"];
 
 const DIRECTIONS: &[&str; 2] = &["source_to_destination", "destination_to_source"];
 
@@ -51,6 +56,9 @@ pub struct CircuitMetrics {
     events: Counters,
     ended: Counters,
     duration: Histogram,
+    withheld: Counters,
+    rates: [IntGauge; 3],
+    metered_peers: IntGauge,
     to_destination: ShardedCounter,
     to_source: ShardedCounter,
 }
@@ -89,9 +97,48 @@ impl CircuitMetrics {
                 // A hole-punch exchange to a day of unlimited relaying.
                 exponential_buckets(0.125, 2.0, 20).expect("positive, growing buckets"),
             ),
+            withheld: declare.counters(
+                "waystation_relay_credit_withheld_total",
+                "Times that a circuit's sender was made to wait, by the rate it had used up.",
+                "limit",
+                RATES,
+            ),
+            rates: declare.gauges(
+                "waystation_relay_bandwidth_max_bytes",
+                "Bytes a second that circuits may carry (relay.bandwidth_…); 0 is no limit.",
+                "limit",
+                RATES,
+            ),
+            metered_peers: declare.gauge(
+                "waystation_relay_bandwidth_peers",
+                "Peers whose circuits are charged against a rate of their own.",
+            ),
             to_destination,
             to_source,
         }
+    }
+
+    /// The configured rates: in total, for a peer, for a circuit.
+    pub fn set_rates(&self, rates: [Option<u64>; 3]) {
+        for (gauge, rate) in self.rates.iter().zip(rates) {
+            gauge.set(i64::try_from(rate.unwrap_or(0)).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Peers that have a meter.
+    pub fn set_metered_peers(&self, peers: usize) {
+        self.metered_peers.set(gauge_value(peers));
+    }
+
+    /// A sender waits for this rate.
+    pub fn credit_withheld(&self, limit: &'static str) {
+        self.withheld.inc(limit);
+    }
+
+    /// Counts of waits, for tests of the layer that makes senders wait.
+    #[must_use]
+    pub const fn waits(&self) -> &Counters {
+        &self.withheld
     }
 
     pub fn set_max(&self, max: usize) {

@@ -22,12 +22,14 @@ const REASONS: &[&str] = &[
     "keep_alive",
     "shutdown",
     "denied",
-    "limit",
+    "trimmed",
+    "memory_short",
+    "memory",
     "dropped",
 ];
 
 /// Position of the reason that stands until another is given.
-const DROPPED: u8 = 8;
+const DROPPED: u8 = 10;
 
 /// Connections that completed their upgrade.
 #[derive(Debug)]

@@ -73,6 +73,18 @@ impl Declarations {
         }
     }
 
+    /// Gauges for every value of one label, in their order.
+    pub(super) fn gauges<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: &'static [&'static str; N],
+    ) -> [IntGauge; N] {
+        let family = self.gauge_vec(name, help, &[(label, values)]);
+        values.map(|value| family.with_label_values(&[value]))
+    }
+
     pub(super) fn counter_vec(
         &mut self,
         name: &'static str,
@@ -131,6 +143,17 @@ impl Declarations {
         let histogram = ShardedHistogram::new(bounds);
         self.admit(HistogramCollector::new(name, help, histogram.clone()));
         histogram
+    }
+
+    /// A histogram that the whole process shares.
+    pub(super) fn shared_histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        histogram: &Histogram,
+    ) {
+        self.remember(Kind::Histogram, name, help, &[]);
+        self.admit(histogram.clone());
     }
 
     /// Families whose values are read together at each scrape; a value of

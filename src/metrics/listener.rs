@@ -1,28 +1,29 @@
 //! Sockets from `accept` to the end of their upgrade, and those turned away.
 //!
-//! A guard counts each socket that is being upgraded. The levels of the tables
-//! that limit by origin are copied in before a scrape.
+//! A guard counts each socket that is being upgraded. What is taken of the
+//! limits stands in `limits.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::declare::{Counters, Declarations, Kind};
+use super::declare::{Counters, Declarations};
 use super::gauge_value;
-use super::pulled::Pulled;
 
 const REFUSED: &[&str] = &[
     "total",
     "transient",
+    "per_peer",
     "per_ip",
+    "per_site",
     "per_prefix",
+    "per_asn",
     "rate_per_ip",
+    "rate_per_site",
     "rate_per_prefix",
+    "rate_per_asn",
     "draining",
 ];
-
-const ORIGINS: &[&str; 2] = &["host", "prefix"];
 
 /// What the acceptors do.
 #[derive(Debug)]
@@ -32,14 +33,6 @@ pub struct ListenerMetrics {
     accept_errors: IntCounter,
     upgrading: IntGauge,
     upgrading_max: IntGauge,
-    origins: Arc<OriginTables>,
-}
-
-/// Levels of the tables that limit by origin, copied before a scrape.
-#[derive(Debug, Default)]
-struct OriginTables {
-    tracked: [AtomicU64; 2],
-    overflowed: [AtomicU64; 2],
 }
 
 impl ListenerMetrics {
@@ -51,7 +44,7 @@ impl ListenerMetrics {
             ),
             refused: declare.counters(
                 "waystation_sockets_refused_total",
-                "Sockets closed before any handshake, by the limit that refused them.",
+                "Sockets closed before any handshake, by the limit that refused them; per_peer: connections closed right behind it.",
                 "reason",
                 REFUSED,
             ),
@@ -67,7 +60,6 @@ impl ListenerMetrics {
                 "waystation_sockets_upgrading_max",
                 "Most sockets that may be upgrading at once (connections.transient_max).",
             ),
-            origins: declare_origins(declare),
         }
     }
 
@@ -92,51 +84,11 @@ impl ListenerMetrics {
         self.accept_errors.inc();
     }
 
-    /// How many hosts and network prefixes the limits keep track of.
-    pub fn set_origins_tracked(&self, hosts: usize, prefixes: usize) {
-        self.origins.tracked[0].store(hosts as u64, Relaxed);
-        self.origins.tracked[1].store(prefixes as u64, Relaxed);
-    }
-
-    /// How often, since the start, a host or prefix found its table full.
-    pub fn set_origins_overflowed(&self, hosts: u64, prefixes: u64) {
-        self.origins.overflowed[0].store(hosts, Relaxed);
-        self.origins.overflowed[1].store(prefixes, Relaxed);
-    }
-
     /// Counts of refusals, for tests of the layers that refuse.
     #[must_use]
     pub const fn refusals(&self) -> &Counters {
         &self.refused
     }
-}
-
-fn declare_origins(declare: &mut Declarations) -> Arc<OriginTables> {
-    let tables = Arc::new(OriginTables::default());
-    let read = |of: &[AtomicU64; 2]| of.each_ref().map(|value| value.load(Relaxed) as f64);
-    let tracked = Arc::clone(&tables);
-    declare.pulled_by_label(
-        Pulled {
-            kind: Kind::Gauge,
-            name: "waystation_origins_tracked",
-            help: "Remote hosts and network prefixes in the tables that limit by origin.",
-        },
-        "by",
-        ORIGINS,
-        move || read(&tracked.tracked),
-    );
-    let overflowed = Arc::clone(&tables);
-    declare.pulled_by_label(
-        Pulled {
-            kind: Kind::Counter,
-            name: "waystation_origins_overflowed_total",
-            help: "Times that a table that limits by origin had no room for a newcomer.",
-        },
-        "by",
-        ORIGINS,
-        move || read(&overflowed.overflowed),
-    );
-    tables
 }
 
 /// One socket that is being upgraded.

@@ -27,6 +27,7 @@ const REFUSED: &[&str] = &[
     "total",
     "per_ip",
     "per_prefix",
+    "rate_per_peer",
     "denied",
     "malformed",
     "unexpected",

@@ -11,7 +11,17 @@ use super::declare::{Counters, Declarations};
 use super::labels::{Direction, Service};
 
 const REFUSED: &[&str] = &[
-    "limit",
+    "per_connection",
+    "total",
+    "memory",
+    "ping",
+    "identify",
+    "push",
+    "hop",
+    "ping_per_peer",
+    "identify_per_peer",
+    "push_per_peer",
+    "hop_per_peer",
     "unknown_protocol",
     "negotiation_failed",
     "timed_out",
@@ -52,7 +62,7 @@ impl StreamMetrics {
                 .collect(),
             refused: declare.counters(
                 "waystation_streams_refused_total",
-                "Streams that never reached a service, by reason.",
+                "Streams that never reached a service, by the limit that refused them or the reason.",
                 "reason",
                 REFUSED,
             ),
@@ -77,8 +87,8 @@ impl StreamMetrics {
         guard
     }
 
-    /// A stream never reached a service: `limit`, `unknown_protocol`,
-    /// `negotiation_failed` or `timed_out`.
+    /// A stream never reached a service: the label of the limit, or
+    /// `unknown_protocol`, `negotiation_failed` or `timed_out`.
     pub fn refused(&self, reason: &'static str) {
         self.refused.inc(reason);
     }

@@ -169,14 +169,21 @@ fn relayed_bytes_add_up_across_threads_and_under_both_names() {
 fn sizes_of_tables_are_copied_before_each_scrape() {
     let metrics = Metrics::new();
     metrics.before_scrape(|metrics| {
-        metrics.listener.set_origins_tracked(3, 2);
-        metrics.listener.set_origins_overflowed(0, 5);
+        metrics
+            .limits
+            .set_limits(std::array::from_fn(|index| (index, 10 * index)));
+        metrics
+            .limits
+            .set_tables(std::array::from_fn(|index| ((index + 3, 100), index)));
         metrics.identify.set_interned(40, 7);
     });
     let text = metrics.render();
     for line in [
         r#"waystation_origins_tracked{by="host"} 3"#,
-        r#"waystation_origins_overflowed_total{by="prefix"} 5"#,
+        r#"waystation_origins_tracked_max{by="connecting_peer"} 100"#,
+        r#"waystation_origins_overflowed{by="prefix"} 2"#,
+        r#"waystation_limit_used{limit="connections.transient_max"} 1"#,
+        r#"waystation_limit_max{limit="streams.hop_max"} 90"#,
         "waystation_identify_agents 7",
     ] {
         assert!(text.contains(line), "{line} not in\n{text}");

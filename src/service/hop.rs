@@ -18,8 +18,8 @@ use crate::{
         access::Access,
         addresses::Addresses,
         circuits::{Circuit, CircuitRefusal, Circuits},
+        connections::{ConnectionId, Connections},
         leg::Link,
-        registry::{ConnectionId, Registry},
         reservations::{ReservationRefusal, Reservations},
     },
     wire::{
@@ -143,7 +143,7 @@ impl Relay {
         &self,
         message: &HopMessage<'_>,
         asker: Asker,
-        registry: &Registry,
+        connections: &Connections,
         draining: bool,
         now: Instant,
         output: &mut Vec<u8>,
@@ -157,7 +157,7 @@ impl Relay {
                 Outcome::Answered
             }
             Some(HopKind::Connect) => {
-                match self.connect(message, asker, registry, draining, now) {
+                match self.connect(message, asker, connections, draining, now) {
                     Ok((circuit, link)) => return Outcome::Connect(circuit, link),
                     Err(refusal) => self.refuse(refusal, Request::Connect, asker, output),
                 }
@@ -262,7 +262,7 @@ impl Relay {
         &self,
         message: &HopMessage<'_>,
         asker: Asker,
-        registry: &Registry,
+        connections: &Connections,
         draining: bool,
         now: Instant,
     ) -> Result<(Arc<Circuit>, Arc<dyn Link>), Refusal> {
@@ -275,14 +275,18 @@ impl Relay {
             .access
             .at_connect(&asker.peer, asker.address, &target)
             .map_err(|_| Refusal::Denied)?;
+        let [asker_standing, _] = standings;
+        if !asker_standing.uncapped {
+            self.circuits.asked(&asker.peer, now)?;
+        }
         if !self.reservations.holds(&target, now) {
             return Err(Refusal::NoReservation);
         }
         if target == asker.peer {
             return Err(Refusal::ConnectionFailed);
         }
-        let link = registry.find(&target).ok_or(Refusal::NoReservation)?;
-        let circuit = self.circuits.open(asker.peer, target, standings)?;
+        let link = connections.find(&target).ok_or(Refusal::NoReservation)?;
+        let circuit = self.circuits.open(asker.peer, target, standings, now)?;
         Ok((circuit, link))
     }
 }

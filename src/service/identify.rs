@@ -15,8 +15,8 @@ use crate::{
     service::{Menu, gather::Gather},
     state::{
         addresses::{Addresses, Reach},
+        connections::ConnectionId,
         peers::Peers,
-        registry::ConnectionId,
     },
     wire::{
         DecodeError,
@@ -25,10 +25,6 @@ use crate::{
 };
 
 pub use crate::wire::identify::{PROTOCOL, PUSH_PROTOCOL};
-
-/// Pushes of one peer that are listened to at once: a second may begin before
-/// the first one's end has arrived.
-pub const PUSHES_MAX: usize = 2;
 
 /// Which network's conventions we follow, as kubo, go and js write it.
 const PROTOCOL_VERSION: &str = "ipfs/0.1.0";

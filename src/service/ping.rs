@@ -12,10 +12,6 @@ pub const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 /// Size of a block.
 pub const BLOCK: usize = 32;
 
-/// Streams of one peer that are echoed at once (js-libp2p and go-libp2p both
-/// keep to two).
-pub const STREAMS_MAX: usize = 2;
-
 /// A ping stream on which nothing comes for this long is reset: rust-libp2p
 /// pings each 15 s on one stream and keeps it.
 pub const IDLE_MAX: Duration = Duration::from_secs(60);

@@ -3,7 +3,7 @@
 //! A [`Circuit`] is held by the tables of both connections that it joins and
 //! by whoever is setting it up; when the last of them lets go, its permits
 //! return. Bounds: circuits in total, and for each peer as source and as
-//! target.
+//! target; how often a peer may ask for one.
 
 use std::{
     sync::{
@@ -22,6 +22,9 @@ use crate::{
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
         access::Standing,
+        bandwidth::{Bandwidth, Due, Pace},
+        connections::{Connections, Reason, Tag},
+        limits::{Buffers, PeerRates, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit},
     },
     wire::relay::Limit,
@@ -50,6 +53,8 @@ pub enum EndCause {
     DestinationClosed,
     /// A side without flow control sent more than the other one takes.
     Stalled,
+    /// Its bytes would have had to wait, and the memory for that was taken.
+    Memory,
     /// The server stopped.
     Shutdown,
 }
@@ -67,6 +72,7 @@ impl EndCause {
             Self::SourceClosed => "source_closed",
             Self::DestinationClosed => "destination_closed",
             Self::Stalled => "stalled",
+            Self::Memory => "memory",
             Self::Shutdown => "shutdown",
         }
     }
@@ -84,6 +90,12 @@ pub enum CircuitRefusal {
     /// `relay.circuits_per_peer_max`, for the peer that is asked for
     #[error("the target has all its circuits (relay.circuits_per_peer_max)")]
     Destination,
+    /// `relay.connect_rate_per_peer`, for the peer that asks
+    #[error("the source asks too often (relay.connect_rate_per_peer)")]
+    Rate,
+    /// `connections.buffers_max`
+    #[error("the memory for buffers is taken (connections.buffers_max)")]
+    Memory,
 }
 
 impl CircuitRefusal {
@@ -94,6 +106,8 @@ impl CircuitRefusal {
             Self::Total => "total",
             Self::Source => "per_peer_source",
             Self::Destination => "per_peer_destination",
+            Self::Rate => "rate_per_peer",
+            Self::Memory => "memory",
         }
     }
 }
@@ -106,15 +120,28 @@ pub struct Circuits {
     per_peer_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
+    connections: Arc<Connections>,
+    bandwidth: Bandwidth,
     metrics: Arc<CircuitMetrics>,
+    rates: PeerRates,
+    buffers: Arc<Buffers>,
     next: AtomicU64,
 }
 
 impl Circuits {
     /// No circuit yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<CircuitMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<CircuitMetrics>,
+    ) -> Self {
         metrics.set_max(config.circuits_max);
+        metrics.set_rates([
+            config.bandwidth_max,
+            config.bandwidth_per_peer_max,
+            config.bandwidth_per_circuit_max,
+        ]);
         Self {
             total: Capacity::new(config.circuits_max),
             sources: KeyedCounts::new(),
@@ -122,9 +149,19 @@ impl Circuits {
             per_peer_max: config.circuits_per_peer_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
+            connections,
+            bandwidth: Bandwidth::new(config),
             metrics,
+            rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
+            buffers: Buffers::new(None),
             next: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses circuits also while this account is full.
+    #[must_use]
+    pub fn with_buffers(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Takes the permits for a circuit. What the operator's trust in an end
@@ -138,7 +175,11 @@ impl Circuits {
         source: PeerId,
         destination: PeerId,
         standings: [Standing; 2],
+        now: Instant,
     ) -> Result<Arc<Circuit>, CircuitRefusal> {
+        if self.buffers.is_full() {
+            return Err(CircuitRefusal::Memory);
+        }
         let [source_max, destination_max] = standings.map(|standing| {
             if standing.uncapped {
                 usize::MAX
@@ -156,10 +197,16 @@ impl Circuits {
             .destinations
             .try_acquire(destination, destination_max)
             .map_err(|_| CircuitRefusal::Destination)?;
+        // Taken back when the circuit is dropped.
+        for peer in [source, destination] {
+            self.connections.protect(peer, Reason::Circuit);
+        }
         Ok(Arc::new(Circuit {
             id: CircuitId(self.next.fetch_add(1, Ordering::Relaxed)),
             bytes_max: self.bytes_max.filter(|_| !unlimited),
             duration_max: self.duration_max.filter(|_| !unlimited),
+            connections: Arc::clone(&self.connections),
+            pace: self.bandwidth.pace(source, destination, now),
             metrics: Arc::clone(&self.metrics),
             running: Mutex::new(None),
             permits: Permits {
@@ -168,6 +215,32 @@ impl Circuits {
                 destination: destination_permit,
             },
         }))
+    }
+
+    /// What circuits may carry in a second.
+    #[must_use]
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
+    }
+
+    /// Counts a request for a circuit, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`CircuitRefusal::Rate`]
+    pub fn asked(&self, source: &PeerId, now: Instant) -> Result<(), CircuitRefusal> {
+        let asked = self.rates.take(source, now);
+        asked.map_err(|_| CircuitRefusal::Rate)
+    }
+
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
     }
 
     /// The limit as peers of this standing are told it; absent if there is
@@ -210,6 +283,8 @@ pub struct Circuit {
     id: CircuitId,
     bytes_max: Option<u64>,
     duration_max: Option<Duration>,
+    connections: Arc<Connections>,
+    pace: Option<Pace>,
     metrics: Arc<CircuitMetrics>,
     /// Counts it as open from the moment that both ends are there.
     running: Mutex<Option<CircuitGuard>>,
@@ -241,6 +316,19 @@ impl Circuit {
         self.bytes_max
     }
 
+    /// Whether its bytes are charged against a rate.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// Charges bytes that were carried; `None` if they are paid for at once.
+    #[inline]
+    #[must_use]
+    pub fn charge(&self, bytes: usize, now: Instant) -> Option<Due> {
+        self.pace.as_ref()?.charge(bytes, now)
+    }
+
     /// When it has to end if it starts now.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
@@ -255,13 +343,25 @@ impl Circuit {
 
     /// Both ends are there.
     pub fn started(&self) {
-        *self.running.lock() = Some(self.metrics.opened(clock::now()));
+        let now = clock::now();
+        *self.running.lock() = Some(self.metrics.opened(now));
+        for peer in [self.source(), self.destination()] {
+            self.connections.credit(peer, Tag::Relayed, now);
+        }
     }
 
     /// Tells why it ends; the first cause told is the one that is counted.
     pub fn ended(&self, cause: EndCause) {
         if let Some(running) = self.running.lock().as_mut() {
             running.ending(cause.label());
+        }
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        for peer in [self.source(), self.destination()] {
+            self.connections.unprotect(peer, Reason::Circuit);
         }
     }
 }

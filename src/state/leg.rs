@@ -118,6 +118,14 @@ pub enum Command {
     /// The stream is to be reset behind what it was given; see that this does
     /// not take forever.
     Draining(StreamKey),
+    /// Credit for a stream whose bytes are charged against a rate: to be passed
+    /// on to the peer when they are paid for.
+    Credit {
+        /// The stream that is to send.
+        stream: StreamKey,
+        /// How much more.
+        bytes: u32,
+    },
     /// The stream has ended in the egress; forget it.
     Forget(StreamKey),
     /// End the connection.
@@ -131,6 +139,10 @@ pub enum Ending {
     Shutdown,
     /// The peer may not be connected any longer.
     Denied,
+    /// Others matter more, and there are too many.
+    Trimmed,
+    /// Memory is short.
+    MemoryShort,
 }
 
 /// What is left to do when a lock has been let go: who has something to

@@ -16,7 +16,7 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use parking_lot::Mutex;
 
-use crate::state::{registry::ConnectionId, striped::StripedMap};
+use crate::state::{connections::ConnectionId, striped::StripedMap};
 
 /// Addresses kept for one peer (go keeps 20 of a peer that has left).
 pub const ADDRESSES_MAX: usize = 20;

@@ -4,7 +4,8 @@
 //! A peer has at most one; asking again renews it and counts nothing twice. It
 //! ends at its expiry, or when the peer's last direct connection goes. Bounds:
 //! in total, by address and by network (loopback excepted), each counted by a
-//! permit that the reservation holds.
+//! permit that the reservation holds; and how often a peer may ask, since an
+//! answer is a signature.
 
 use std::{
     net::IpAddr,
@@ -19,8 +20,8 @@ use crate::{
     metrics::{RelayMetrics, ReservationGuard},
     state::{
         access::Standing,
-        limits::{HostKey, Origin, PrefixKey},
-        registry::ConnectionId,
+        connections::{ConnectionId, Connections, Reason, Tag},
+        limits::{HostKey, Origin, PeerRates, PrefixKey, TableUsage},
         striped::{Capacity, KeyPermit, KeyedCounts, Permit, StripedMap},
     },
 };
@@ -37,6 +38,9 @@ pub enum ReservationRefusal {
     /// `relay.reservations_per_prefix_max`
     #[error("the network has all its reservations (relay.reservations_per_prefix_max)")]
     PerPrefix,
+    /// `relay.reserve_rate_per_peer`
+    #[error("the peer asks too often (relay.reserve_rate_per_peer)")]
+    Rate,
 }
 
 impl ReservationRefusal {
@@ -47,6 +51,7 @@ impl ReservationRefusal {
             Self::Total => "total",
             Self::PerIp => "per_ip",
             Self::PerPrefix => "per_prefix",
+            Self::Rate => "rate_per_peer",
         }
     }
 }
@@ -84,13 +89,19 @@ pub struct Reservations {
     per_ip_max: usize,
     per_prefix_max: usize,
     ttl: Duration,
+    connections: Arc<Connections>,
+    rates: PeerRates,
     metrics: Arc<RelayMetrics>,
 }
 
 impl Reservations {
     /// No reservation yet; limits as configured.
     #[must_use]
-    pub fn new(config: &RelayConfig, metrics: Arc<RelayMetrics>) -> Self {
+    pub fn new(
+        config: &RelayConfig,
+        connections: Arc<Connections>,
+        metrics: Arc<RelayMetrics>,
+    ) -> Self {
         metrics.set_max(config.reservations_max);
         Self {
             peers: StripedMap::new(),
@@ -100,6 +111,8 @@ impl Reservations {
             per_ip_max: config.reservations_per_ip_max,
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
+            connections,
+            rates: PeerRates::new(config.reserve_rate_per_peer, config.reserve_burst_per_peer),
             metrics,
         }
     }
@@ -126,6 +139,10 @@ impl Reservations {
         standing: Standing,
         now: Instant,
     ) -> Result<Granted, ReservationRefusal> {
+        if !standing.uncapped {
+            let asked = self.rates.take(&peer, now);
+            asked.map_err(|_| ReservationRefusal::Rate)?;
+        }
         let expires = now + self.ttl;
         let renewed = self.peers.with(&peer, |reservation| match reservation {
             Some(reservation) => {
@@ -137,11 +154,15 @@ impl Reservations {
         });
         if renewed {
             self.metrics.reservation_renewed();
+            self.connections.credit(&peer, Tag::Reserved, now);
             return Ok(Granted::Renewed);
         }
         // Permits are taken outside the stripe's lock; if two connections of
         // one peer reserve at once, the later one's permits are given back.
         let permits = self.permits(address, standing)?;
+        // As long as it is in the table, or will be in a moment, it protects.
+        self.connections.protect(peer, Reason::Reservation);
+        self.connections.credit(&peer, Tag::Reserved, now);
         let previous = self.peers.insert(
             peer,
             Reservation {
@@ -151,6 +172,9 @@ impl Reservations {
                 permits,
             },
         );
+        if previous.is_some() {
+            self.connections.unprotect(&peer, Reason::Reservation);
+        }
         drop(previous);
         Ok(Granted::New)
     }
@@ -169,6 +193,9 @@ impl Reservations {
         let released = self
             .peers
             .remove_if(peer, |reservation| reservation.connection <= last);
+        if released.is_some() {
+            self.connections.unprotect(peer, Reason::Reservation);
+        }
         drop(released);
     }
 
@@ -189,8 +216,20 @@ impl Reservations {
             if let Some(reservation) = removed {
                 tracing::debug!(%peer, address = %reservation.address, "reservation expired");
                 reservation.permits.guard.expired();
+                self.connections.unprotect(&peer, Reason::Reservation);
             }
         }
+    }
+
+    /// Forgets the rates of peers that have not asked lately.
+    pub fn sweep_rates(&self, now: Instant) {
+        self.rates.sweep(now);
+    }
+
+    /// Peers whose rate of requests is kept track of.
+    #[must_use]
+    pub fn rates_usage(&self) -> TableUsage {
+        self.rates.usage()
     }
 
     /// Number of stripes to sweep.
@@ -203,6 +242,12 @@ impl Reservations {
     #[must_use]
     pub fn count(&self) -> usize {
         self.total.taken()
+    }
+
+    /// Most reservations at once.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.total.max()
     }
 
     /// Whether nothing is counted any more, in total or for any address.

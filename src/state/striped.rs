@@ -6,13 +6,12 @@
 //! value, so the total is taken before insertion and given back by drop.
 
 use std::borrow::Borrow;
-use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use parking_lot::{Mutex, MutexGuard};
+
+use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, RandomState};
 
 pub use self::capacity::{Capacity, Permit};
 pub use self::counts::{Full, KeyPermit, KeyedCounts};

@@ -129,7 +129,9 @@ impl Flags {
     }
 }
 
-/// Why a session ends, in the length field of a go-away frame.
+/// Why a session ends, in the length field of a go-away frame. Values from
+/// 0x1000 are go-libp2p's (`core/network/conn.go`, `ConnErrorCode`); who does not
+/// know them only sees that the session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum GoAwayCode {
@@ -139,19 +141,24 @@ pub enum GoAwayCode {
     Protocol = 1,
     /// The sender is at fault.
     Internal = 2,
-    /// The sender's operator does not want the peer (go-libp2p
-    /// `core/network`, "ConnGated").
+    /// A limit was reached.
+    ResourceLimit = 0x1001,
+    /// There are too many connections, and others matter more.
+    GarbageCollected = 0x1005,
+    /// The operator does not want the peer.
     Gated = 0x1007,
 }
 
 impl GoAwayCode {
-    /// The code of a received go-away; `None` for values yamux does not define.
+    /// The code of a received go-away; `None` for values that are not listed here.
     #[must_use]
     pub const fn from_wire(value: u32) -> Option<Self> {
         match value {
             0 => Some(Self::Normal),
             1 => Some(Self::Protocol),
             2 => Some(Self::Internal),
+            0x1001 => Some(Self::ResourceLimit),
+            0x1005 => Some(Self::GarbageCollected),
             0x1007 => Some(Self::Gated),
             _ => None,
         }
@@ -255,6 +262,8 @@ mod tests {
     #[test]
     fn undefined_go_away_codes_have_no_name() {
         assert_eq!(GoAwayCode::from_wire(2), Some(GoAwayCode::Internal));
+        let limit = GoAwayCode::ResourceLimit;
+        assert_eq!(GoAwayCode::from_wire(limit.code()), Some(limit));
         assert_eq!(GoAwayCode::from_wire(3), None);
         assert_eq!(GoAwayCode::from_wire(u32::MAX), None);
     }

@@ -20,6 +20,7 @@ over_both_muxers! {
     all_bytes_up_to_the_limit_leave_the_circuit_open
     an_idle_circuit_ends_in_time
     a_busy_circuit_ends_in_time
+    bulk_keeps_to_the_bandwidth_and_arrives_whole
 }
 
 async fn each_direction_carries_exactly_its_bytes(muxer: Muxer) {
@@ -98,4 +99,29 @@ async fn push(stream: &mut Stream, bytes: &[u8]) {
             break;
         }
     }
+}
+
+/// The rate, what is saved up of it, and the windows pass at their own speed;
+/// the rest takes its time, and none of it is lost.
+async fn bulk_keeps_to_the_bandwidth_and_arrives_whole(muxer: Muxer) {
+    const BYTES: usize = 3 << 20;
+    const RATE: usize = 1 << 20;
+    // What a source may send on credit, and what one read takes of it.
+    const AHEAD: usize = 512 * 1024;
+    let server = Server::start(&[
+        "relay.circuit_bytes_max=0",
+        "relay.bandwidth_per_peer_max=1MiB",
+    ]);
+    let (source, target, mut offers) = hop::pair(&server, muxer).await;
+    let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
+    let sent = pattern(7, 0, BYTES);
+    let begun = Instant::now();
+    hop::carries(&mut near, &mut far, &sent).await;
+    let least = Duration::from_secs_f64((BYTES - RATE - AHEAD) as f64 / RATE as f64);
+    assert!(begun.elapsed() >= least, "after {:?}", begun.elapsed());
+    let waited = server
+        .metrics()
+        .await
+        .value(r#"waystation_relay_credit_withheld_total{limit="per_peer"}"#);
+    assert!(waited > 0.0);
 }

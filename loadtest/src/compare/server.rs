@@ -47,7 +47,8 @@ impl Kind {
     }
 
     /// Limits by address do not apply on loopback; all others are lifted here, since the
-    /// baseline has none. `streams_max` is at the highest value it may have.
+    /// baseline has none. `streams_max` and
+    /// `circuits_per_peer_max` are as high as one connection bears together.
     fn arguments(self, state: &Path) -> Vec<String> {
         if self == Self::Baseline {
             return vec!["--listen=/ip4/127.0.0.1/tcp/0".to_owned()];
@@ -63,7 +64,11 @@ impl Kind {
             "relay.circuit_bytes_max=0",
             "relay.circuit_duration_max=0",
             "relay.circuits_max=100000",
-            "relay.circuits_per_peer_max=100000",
+            "relay.circuits_per_peer_max=255",
+            "relay.reserve_rate_per_peer=1e6",
+            "relay.reserve_burst_per_peer=1000000",
+            "relay.connect_rate_per_peer=1e6",
+            "relay.connect_burst_per_peer=1000000",
             "relay.reservations_max=100000",
             "relay.reservations_per_ip_max=100000",
             "relay.reservations_per_prefix_max=100000",
@@ -71,7 +76,9 @@ impl Kind {
             "connections.transient_max=100000",
             "connections.per_ip_max=100000",
             "connections.per_prefix_max=100000",
-            "connections.streams_max=448",
+            "connections.per_peer_max=100000",
+            "connections.streams_max=256",
+            "streams.hop_per_peer_max=256",
         ];
         let settings = settings.map(|setting| format!("--set={setting}"));
         [config].into_iter().chain(settings).collect()

@@ -6,11 +6,13 @@
 
 use std::mem;
 
+use parking_lot::MutexGuard;
+
 use crate::engine::{batch::Batch, frames, muxer::Muxer};
 use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
 
 use super::{
-    Egress, OFFERS_MAX, Phase, signal,
+    Egress, OFFERS_MAX, Phase, State, signal,
     streams::After,
     write::{Outcome, Writer},
 };
@@ -29,20 +31,12 @@ impl Link for Egress {
         let Ok(index) = state.find(stream) else {
             return;
         };
-        state.streams[index].granted += bytes;
-        match self.muxer {
-            Muxer::Yamux => {
-                let greeting = state.streams[index].greet();
-                state.reserve(64);
-                frames::credit(self.muxer, stream.id, greeting, bytes, &mut state.batch);
-                self.touch(&mut state, effects);
-            }
-            Muxer::Mplex => {
-                if mem::take(&mut state.holding) {
-                    drop(state);
-                    self.signal(signal::RESUME);
-                }
-            }
+        if state.streams[index].paced {
+            state.inbox.push(Command::Credit { stream, bytes });
+            drop(state);
+            self.signal(signal::INBOX);
+        } else {
+            self.pass_on(state, index, bytes, effects);
         }
     }
 
@@ -133,6 +127,44 @@ impl Link for Egress {
 }
 
 impl Egress {
+    /// Credit that was withheld until the stream's bytes were paid for.
+    pub(in crate::connection) fn release(
+        &self,
+        stream: StreamKey,
+        bytes: u32,
+        effects: &mut Effects,
+    ) {
+        let state = self.state.lock();
+        if let Ok(index) = state.find(stream) {
+            self.pass_on(state, index, bytes, effects);
+        }
+    }
+
+    fn pass_on(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        index: usize,
+        bytes: u32,
+        effects: &mut Effects,
+    ) {
+        let entry = &mut state.streams[index];
+        entry.granted += bytes;
+        match self.muxer {
+            Muxer::Yamux => {
+                let (id, greeting) = (entry.key.id, entry.greet());
+                state.reserve(64);
+                frames::credit(self.muxer, id, greeting, bytes, &mut state.batch);
+                self.touch(&mut state, effects);
+            }
+            Muxer::Mplex => {
+                if mem::take(&mut state.holding) {
+                    drop(state);
+                    self.signal(signal::RESUME);
+                }
+            }
+        }
+    }
+
     /// Takes the writer back after a write; whether to go on with another.
     fn settle_write(&self, writer: Box<Writer>, outcome: Outcome, effects: &mut Effects) -> bool {
         let mut state = self.state.lock();

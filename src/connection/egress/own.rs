@@ -121,6 +121,14 @@ impl Egress {
         true
     }
 
+    /// Has the stream's credit go through the connection's task.
+    pub(in crate::connection) fn pace(&self, stream: StreamKey) {
+        let mut state = self.state.lock();
+        if let Ok(index) = state.find(stream) {
+            state.streams[index].paced = true;
+        }
+    }
+
     /// The peer has ended its direction. Tells what our own is doing; if that
     /// has ended too, the stream is gone.
     pub(in crate::connection) fn receive_closed(&self, stream: StreamKey) -> SendHalf {

@@ -5,9 +5,10 @@
 //! credit or socket takes them; whoever sent them is owed their credit only
 //! when they have left.
 
-use std::{collections::VecDeque, mem};
+use std::mem;
 
 use crate::connection::egress::{HIGH_WATER, QUEUE_MAX, State};
+use crate::connection::{pool, queue::Queue};
 use crate::engine::{
     demux::StreamId,
     frames::{self, Greeting},
@@ -55,7 +56,7 @@ pub(super) struct SendStream {
     pub(super) after: After,
     /// The peer has ended its direction.
     pub(super) receive_closed: bool,
-    pub(super) queue: VecDeque<u8>,
+    pub(super) queue: Queue,
     /// Who sends what is carried here.
     pub(super) upstream: Option<Leg>,
     /// Bytes that have left and whose credit has not been returned.
@@ -63,6 +64,8 @@ pub(super) struct SendStream {
     /// Credit granted to the peer and not yet collected by the connection's
     /// task, which keeps the receive window.
     pub(super) granted: u32,
+    /// Credit goes through the connection's task, which may withhold it.
+    pub(super) paced: bool,
 }
 
 impl SendStream {
@@ -92,10 +95,11 @@ impl State {
             greeting,
             after: After::Nothing,
             receive_closed: false,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             upstream: None,
             owed: 0,
             granted: 0,
+            paced: false,
         };
         match self.position(id) {
             // The task forgets a stream before its id is used again, so this
@@ -124,21 +128,26 @@ impl State {
 
     /// Takes `payload` for the stream: as much as credit and the high-water
     /// mark allow into the batch, at most one turn of it, the rest into the
-    /// queue.
+    /// queue. While the memory for buffers is taken, nothing may wait: that is
+    /// what grows it, and who makes it wait is who is slow.
     #[inline]
     pub(super) fn push(&mut self, muxer: Muxer, index: usize, payload: &[u8]) -> Result<(), Gone> {
         let entry = &self.streams[index];
         if entry.after != After::Nothing {
             return Err(Gone);
         }
-        let direct = if entry.queue.is_empty() && self.batch.len() < HIGH_WATER {
+        let room = self.batch.len() < HIGH_WATER && !(self.blocked && pool::is_full());
+        let direct = if entry.queue.is_empty() && room {
             entry.allowance(muxer).min(payload.len()).min(TURN)
         } else {
             0
         };
         let (now, later) = payload.split_at(direct);
-        if !later.is_empty() && self.streams[index].queue.len() + later.len() > QUEUE_MAX {
-            return Err(Gone);
+        if !later.is_empty() {
+            let queued = self.streams[index].queue.len() + later.len();
+            if queued > QUEUE_MAX || pool::is_full() {
+                return Err(Gone);
+            }
         }
         if !now.is_empty() {
             self.append(muxer, index, now);
@@ -222,7 +231,7 @@ impl State {
         if amount > first {
             self.append(muxer, index, &back[..amount - first]);
         }
-        queue.drain(..amount);
+        queue.drop_front(amount);
         if queue.is_empty() {
             self.queued -= 1;
             let after = mem::replace(&mut self.streams[index].after, After::Nothing);

@@ -56,8 +56,9 @@ impl Writer {
     pub(super) fn write(&mut self, batch: Batch, metrics: &EgressMetrics) -> Outcome {
         if !batch.is_empty() {
             debug_assert!(!self.has_pending(), "a batch behind pending bytes");
-            let frames = batch.frames();
+            let (frames, capacity) = (batch.frames(), batch.capacity());
             let Ok((sealed, records)) = batch.seal(&mut self.seal) else {
+                pool::released(capacity);
                 return Outcome::Failed;
             };
             metrics.flushed(frames as usize, records as usize, sealed.len());
@@ -79,5 +80,12 @@ impl Writer {
         self.written = 0;
         pool::give(std::mem::take(&mut self.pending));
         Outcome::Done
+    }
+}
+
+/// A connection may end with bytes that the socket has not taken.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        pool::give(std::mem::take(&mut self.pending));
     }
 }

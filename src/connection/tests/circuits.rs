@@ -280,7 +280,7 @@ async fn a_server_that_stops_says_goodbye_to_everybody() {
     for muxers in PAIRS {
         let server = Server::new();
         let Circuit { peers, .. } = server.circuit(muxers).await;
-        server.context.registry.close_all(Ending::Shutdown);
+        server.context.connections.close_all(Ending::Shutdown);
         for mut peer in peers {
             assert_eq!(peer.until_closed().await, Closed::Ending(Ending::Shutdown));
             if peer.muxer == Muxer::Yamux {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use libp2p_identity::PeerId;
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, muxer::Muxer};
 use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey};
@@ -66,10 +67,14 @@ async fn what_is_asked_behind_a_close_is_told_no() {
         let server = Server::new();
         let mut peer = server.connect(muxer).await;
         peer.assert_alive().await;
-        let link = server.context.registry.find(&peer.id).expect("connected");
+        let link = server
+            .context
+            .connections
+            .find(&peer.id)
+            .expect("connected");
         let circuits = &server.context.relay.circuits;
         let circuit = circuits
-            .open(PeerId::random(), peer.id, Default::default())
+            .open(PeerId::random(), peer.id, Default::default(), clock::now())
             .expect("room");
         let other = Arc::new(Other::default());
         // One poll of the connection's task finds all three.
@@ -101,7 +106,11 @@ async fn a_target_that_joins_too_late_is_reset() {
     peer.assert_alive().await;
     // A stream that runs something else by now, and one that is gone.
     let identity = peer.ear.streams.keys().next().copied();
-    let link = server.context.registry.find(&peer.id).expect("connected");
+    let link = server
+        .context
+        .connections
+        .find(&peer.id)
+        .expect("connected");
     let other = Arc::new(Other::default());
     let running = StreamKey {
         id: identity.expect("the server asks who it is"),

@@ -27,7 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::{AccessLists, Config},
-    connection::{Closed, Connection, Context, Handover, Remote},
+    connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
         demux::{Side, StreamId},
@@ -39,7 +39,11 @@ use crate::{
     metrics::{self, ConnectionLabels, Metrics},
     service::{Menu, hop::Relay, identify::Answer, ping},
     state::{
-        access::Access, addresses::Addresses, circuits::Circuits, limits::Limits,
+        access::Access,
+        addresses::Addresses,
+        circuits::Circuits,
+        connections::{Connections, Marks},
+        limits::{Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
     wire::{
@@ -53,7 +57,7 @@ use crate::{
 
 /// How long a test waits for what must come. Long for a busy machine; no test
 /// that passes waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const MUXERS: [Muxer; 2] = [Muxer::Yamux, Muxer::Mplex];
 
@@ -116,7 +120,12 @@ async fn breathe() {
 /// What connections share, without a listener.
 pub(super) struct Server {
     pub(super) context: Arc<Context>,
+    pub(super) buffers: Arc<Buffers>,
     limits: Arc<Limits>,
+    /// What the kernel holds of a connection in each direction. Little, so that
+    /// a peer that does not read is felt soon; but less than a segment of
+    /// loopback makes the kernel wait, in real time, before it sends on.
+    pub(super) kernel_bytes: usize,
 }
 
 impl Server {
@@ -131,25 +140,46 @@ impl Server {
         let metrics = Metrics::new();
         let bound = "/ip4/203.0.113.1/tcp/4001".parse().expect("an address");
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
+        let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let answer = Answer::new(&identity, &menu, &addresses);
+        let buffers = Buffers::new(config.connections.buffers_max);
+        pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,
                 &AccessLists::default(),
                 &metrics.access,
             )),
-            reservations: Reservations::new(&config.relay, Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, Arc::clone(&metrics.circuits)),
+            reservations: Reservations::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.relay),
+            ),
+            circuits: Circuits::new(
+                &config.relay,
+                Arc::clone(&connections),
+                Arc::clone(&metrics.circuits),
+            )
+            .with_buffers(Arc::clone(&buffers)),
             reserve_metrics: Arc::clone(&metrics.relay),
             connect_metrics: Arc::clone(&metrics.circuits),
             identity,
             addresses,
         };
-        let streams_max = config.connections.streams_max;
+        let streams = StreamLimits::new(&config);
         Self {
-            context: Arc::new(Context::new(menu, answer, relay, metrics, streams_max)),
+            context: Arc::new(Context::new(
+                menu,
+                answer,
+                relay,
+                connections,
+                metrics,
+                streams,
+            )),
+            buffers,
             limits: Limits::new(&config.connections),
+            kernel_bytes: 32 * 1024,
         }
     }
 
@@ -169,13 +199,13 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
-        // The kernel holds little, so that a peer that does not read is felt
-        // soon.
-        socket.set_recv_buffer_size(32 * 1024).expect("a size");
+        socket
+            .set_recv_buffer_size(u32::try_from(self.kernel_bytes).expect("a size"))
+            .expect("a size");
         let (socket, accepted) = tokio::join!(socket.connect(address), listener.accept());
         let (socket, (accepted, remote)) = (socket.expect("loopback"), accepted.expect("loopback"));
         SockRef::from(&accepted)
-            .set_send_buffer_size(32 * 1024)
+            .set_send_buffer_size(self.kernel_bytes)
             .expect("a size");
         for socket in [&socket, &accepted] {
             socket.set_nodelay(true).expect("an option");
@@ -183,7 +213,10 @@ impl Server {
         // From where limits by address apply.
         let address = SocketAddr::from(([198, 51, 100, 7], remote.port()));
         let now = clock::now();
-        let permit = self.limits.admit(address, now).expect("within the limits");
+        let permit = self
+            .limits
+            .admit(address, false, now)
+            .expect("within the limits");
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
@@ -197,7 +230,7 @@ impl Server {
                 plaintext,
                 ciphertext: Vec::new(),
             },
-            permit.authenticated(),
+            permit.authenticated(&id).expect("within the limits"),
             guard,
         );
         let mut task = JoinSet::new();
@@ -272,11 +305,16 @@ impl Server {
     /// That no connection has left anything behind.
     pub(super) fn assert_clear(&self) {
         let context = &self.context;
-        assert_eq!(context.registry.peers(), 0, "peers");
+        assert_eq!(context.connections.peers(), 0, "peers");
+        assert!(context.connections.is_clear(), "connections");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
         assert!(context.peers.is_empty(), "what peers said");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
+        assert_eq!(self.limits.usage().peers, 0, "peers with connections");
+        assert!(context.streams.is_clear(), "stream permits");
+        let buffers = self.buffers.taken() + pool::untold();
+        assert_eq!(buffers, 0, "bytes in buffers");
         for gauge in [
             "waystation_streams",
             "waystation_connections",

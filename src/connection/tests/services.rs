@@ -47,7 +47,7 @@ async fn pings_come_back_on_one_stream() {
 #[tokio::test]
 async fn a_third_ping_stream_is_reset_and_the_two_go_on() {
     for muxer in MUXERS {
-        let server = Server::new();
+        let server = Server::with(|config| config.streams.ping_per_peer_max = 2);
         let mut peer = server.connect(muxer).await;
         let streams = [0; 3].map(|_| peer.propose(ping::PROTOCOL));
         peer.until_reset(streams[2]).await;

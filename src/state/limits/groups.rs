@@ -1,6 +1,6 @@
 //! Count and rate for each of very many groups, in bounded memory.
 //!
-//! Owns one table of groups (hosts, or networks) with a fixed number of
+//! Owns one table of groups (hosts, networks, peers) with a fixed number of
 //! places. A group has a place while it has connections or a bucket that is
 //! not full; one step of sweeping rides on the arrival of a new group. When no
 //! place is free, all further groups together are one: they share a single
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::striped::{Capacity, Permit, StripedMap};
+use super::{Level, TableUsage};
 use crate::engine::token_bucket::{Rate, TokenBucket};
 
 /// Least time between two steps of sweeping. A step walks one stripe; with 16
@@ -100,7 +101,7 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         });
         let place = match known {
             Some(outcome) => outcome.map(|()| Place::Own),
-            None => self.enter(key, now),
+            None => self.enter(key, now, |group| self.count_one(group, now)),
         }?;
         Ok(GroupPermit {
             table: Arc::clone(self),
@@ -109,27 +110,44 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         })
     }
 
+    /// Takes a token of the group of `key` for something that is over at once.
+    pub(super) fn take(&self, key: K, now: Instant) -> Result<(), GroupRefusal> {
+        let known = self.entries.with(&key, |entry| {
+            entry.map(|entry| self.take_one(&mut entry.group, now))
+        });
+        match known {
+            Some(outcome) => outcome,
+            None => self
+                .enter(key, now, |group| self.take_one(group, now))
+                .map(|_| ()),
+        }
+    }
+
     /// Forgets all groups that are as good as unknown.
     pub(super) fn sweep(&self, now: Instant) {
         self.entries.retain(|_, entry| !entry.group.is_idle(now));
     }
 
-    /// Places of the table.
-    pub(super) fn places(&self) -> &Capacity {
-        &self.places
+    /// What is taken of the table.
+    pub(super) fn usage(&self) -> TableUsage {
+        TableUsage {
+            groups: Level::of(&self.places),
+            overflow: self.overflow.lock().as_ref().map_or(0, |group| group.count),
+        }
     }
 
-    /// Connections that were counted without a place.
-    pub(super) fn overflowed(&self) -> usize {
-        self.overflow.lock().as_ref().map_or(0, |group| group.count)
-    }
-
-    fn enter(&self, key: K, now: Instant) -> Result<Place, GroupRefusal> {
+    /// A group that has no place yet gets one, if there is one.
+    fn enter(
+        &self,
+        key: K,
+        now: Instant,
+        count: impl FnOnce(&mut Group) -> Result<(), GroupRefusal>,
+    ) -> Result<Place, GroupRefusal> {
         self.sweep_step(now);
         let Some(place) = self.places.try_reserve() else {
             let mut overflow = self.overflow.lock();
             let group = overflow.get_or_insert_with(|| Group::new(now));
-            return self.count_one(group, now).map(|()| Place::Overflow);
+            return count(group).map(|()| Place::Overflow);
         };
         self.entries.update(key, |slot| {
             // Another worker may have been first; then the place goes back.
@@ -137,7 +155,7 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
                 group: Group::new(now),
                 _place: place,
             });
-            self.count_one(&mut entry.group, now).map(|()| Place::Own)
+            count(&mut entry.group).map(|()| Place::Own)
         })
     }
 
@@ -145,12 +163,14 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         if group.count >= self.count_max {
             return Err(GroupRefusal::Count);
         }
-        group
-            .bucket
-            .take(&self.rate, 1, now)
-            .map_err(|_| GroupRefusal::Rate)?;
+        self.take_one(group, now)?;
         group.count += 1;
         Ok(())
+    }
+
+    fn take_one(&self, group: &mut Group, now: Instant) -> Result<(), GroupRefusal> {
+        let taken = group.bucket.take(&self.rate, 1, now);
+        taken.map_err(|_| GroupRefusal::Rate)
     }
 
     /// Sweeps the next stripe if it is time; never waits for another sweeper.

@@ -1,4 +1,4 @@
-//! Where a remote address belongs: the host and the network it counts for.
+//! Where a remote address belongs: the host, site and network it counts for.
 //!
 //! Pure. Keys are byte arrays in their shortest form, because every connection
 //! and every table entry holds them.
@@ -14,6 +14,11 @@ pub enum HostKey {
     /// The first 64 bits of an address.
     V6([u8; 8]),
 }
+
+/// What limits by site count as one: an IPv6 /56, the usual assignment to a
+/// home or a small customer (RFC 6177), who picks among 256 /64 in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SiteKey(pub(super) [u8; 7]);
 
 /// What limits by network count as one: an IPv4 /24, the longest prefix that
 /// is routed on the Internet, or an IPv6 /48, the same there and what a site
@@ -31,6 +36,8 @@ pub enum PrefixKey {
 pub struct Origin {
     /// Its host.
     pub host: HostKey,
+    /// Its site; IPv4 has none.
+    pub site: Option<SiteKey>,
     /// Its network.
     pub prefix: PrefixKey,
 }
@@ -50,6 +57,7 @@ impl Origin {
                 let [a, b, c, d] = v4.octets();
                 Self {
                     host: HostKey::V4([a, b, c, d]),
+                    site: None,
                     prefix: PrefixKey::V4([a, b, c]),
                 }
             }
@@ -57,6 +65,7 @@ impl Origin {
                 let [a, b, c, d, e, f, g, h, ..] = v6.octets();
                 Self {
                     host: HostKey::V6([a, b, c, d, e, f, g, h]),
+                    site: Some(SiteKey([a, b, c, d, e, f, g])),
                     prefix: PrefixKey::V6([a, b, c, d, e, f]),
                 }
             }
@@ -90,20 +99,25 @@ mod tests {
     fn hosts_and_networks_have_the_stated_lengths() {
         let same = |a: &str, b: &str| {
             let (a, b) = (origin(a).unwrap(), origin(b).unwrap());
-            (a.host == b.host, a.prefix == b.prefix)
+            let site = a.site.is_some() && a.site == b.site;
+            (a.host == b.host, site, a.prefix == b.prefix)
         };
-        assert_eq!(same("192.0.2.7", "192.0.2.8"), (false, true));
-        assert_eq!(same("192.0.2.7", "192.0.3.7"), (false, false));
-        assert_eq!(
-            same("2001:db8:1:2::1", "2001:db8:1:2:ffff::1"),
-            (true, true)
-        );
-        assert_eq!(same("2001:db8:1:2::1", "2001:db8:1:3::1"), (false, true));
-        assert_eq!(same("2001:db8:1:2::1", "2001:db8:2:2::1"), (false, false));
+        let address = "2001:db8:1:2::1";
+        for (a, b, expected) in [
+            ("192.0.2.7", "192.0.2.8", (false, false, true)),
+            ("192.0.2.7", "192.0.3.7", (false, false, false)),
+            (address, "2001:db8:1:2:ffff::1", (true, true, true)),
+            (address, "2001:db8:1:3::1", (false, true, true)),
+            (address, "2001:db8:1:102::1", (false, false, true)),
+            (address, "2001:db8:2:2::1", (false, false, false)),
+        ] {
+            assert_eq!(same(a, b), expected, "{a} {b}");
+        }
     }
 
     #[test]
     fn keys_stay_small() {
         assert_eq!((size_of::<HostKey>(), size_of::<PrefixKey>()), (9, 7));
+        assert_eq!(size_of::<SiteKey>(), 7);
     }
 }

@@ -1,6 +1,7 @@
 //! Limits: each refusal, exact counts on every path, bounded tables.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::origins::TABLE_SLACK;
 use super::*;
 use crate::clock;
 
@@ -17,7 +19,13 @@ fn open() -> ConnectionsConfig {
         max: 1 << 20,
         transient_max: 1 << 20,
         per_ip_max: 1 << 20,
+        per_site_max: 1 << 20,
         per_prefix_max: 1 << 20,
+        per_asn_max: 1 << 20,
+        rate_per_site: 1e6,
+        burst_per_site: 1 << 20,
+        rate_per_asn: 1e6,
+        burst_per_asn: 1 << 20,
         rate_per_ip: 1e6,
         burst_per_ip: 1 << 20,
         rate_per_prefix: 1e6,
@@ -42,10 +50,13 @@ fn v6_network(index: u32) -> SocketAddr {
 fn assert_all_zero(limits: &Limits, later: Instant) {
     limits.sweep(later);
     let usage = limits.usage();
-    let taken =
-        [usage.total, usage.transient, usage.hosts, usage.prefixes].map(|level| level.taken);
-    assert_eq!(taken, [0; 4]);
-    assert_eq!((usage.hosts_overflow, usage.prefixes_overflow), (0, 0));
+    assert_eq!(
+        (usage.total.taken, usage.transient.taken, usage.peers),
+        (0, 0, 0)
+    );
+    for table in [usage.hosts, usage.sites, usage.prefixes, usage.systems] {
+        assert_eq!((table.groups.taken, table.overflow), (0, 0), "{usage:?}");
+    }
 }
 
 #[test]
@@ -82,11 +93,13 @@ fn each_cap_refuses_by_its_own_name_and_a_drop_makes_room() {
     ] {
         let limits = Limits::new(&config);
         let [first, second, third] = hosts.map(v4);
-        let one = limits.admit(first, now).expect("first of two");
-        let two = limits.admit(second, now).expect("second of two");
-        assert_eq!(limits.admit(third, now).err(), Some(refusal));
+        let one = limits.admit(first, false, now).expect("first of two");
+        let two = limits.admit(second, false, now).expect("second of two");
+        assert_eq!(limits.admit(third, false, now).err(), Some(refusal));
         drop(one);
-        let three = limits.admit(third, now).expect("the place that was left");
+        let three = limits
+            .admit(third, false, now)
+            .expect("the place that was left");
         drop((two, three));
         assert_all_zero(&limits, now + Duration::from_secs(1));
     }
@@ -112,12 +125,12 @@ fn each_rate_refuses_by_its_own_name_until_time_passes() {
         let limits = Limits::new(&config);
         let remote = v4([192, 0, 2, 1]);
         // Closing a connection gives no token back.
-        assert!(limits.admit(remote, now).is_ok());
-        assert!(limits.admit(remote, now).is_ok());
-        assert_eq!(limits.admit(remote, now).err(), Some(refusal));
+        assert!(limits.admit(remote, false, now).is_ok());
+        assert!(limits.admit(remote, false, now).is_ok());
+        assert_eq!(limits.admit(remote, false, now).err(), Some(refusal));
         let second = now + Duration::from_secs(1);
-        assert!(limits.admit(remote, second).is_ok());
-        assert_eq!(limits.admit(remote, second).err(), Some(refusal));
+        assert!(limits.admit(remote, false, second).is_ok());
+        assert_eq!(limits.admit(remote, false, second).err(), Some(refusal));
         assert_all_zero(&limits, now + Duration::from_secs(60));
     }
 }
@@ -129,16 +142,129 @@ fn authentication_gives_back_the_transient_place_only() {
         transient_max: 1,
         ..open()
     });
-    let socket = limits.admit(v4([192, 0, 2, 1]), now).expect("empty");
+    let socket = limits.admit(v4([192, 0, 2, 1]), false, now).expect("empty");
     assert_eq!(limits.usage().transient.taken, 1);
-    let connection = socket.authenticated();
+    let connection = socket.authenticated(&PeerId::random()).expect("a new peer");
     let usage = limits.usage();
     assert_eq!(
-        (usage.transient.taken, usage.total.taken, usage.hosts.taken),
+        (
+            usage.transient.taken,
+            usage.total.taken,
+            usage.hosts.groups.taken
+        ),
         (0, 1, 1)
     );
-    assert!(limits.admit(v4([192, 0, 2, 1]), now).is_ok());
+    assert!(limits.admit(v4([192, 0, 2, 1]), false, now).is_ok());
     drop(connection);
+    assert_all_zero(&limits, now + Duration::from_secs(1));
+}
+
+#[test]
+fn a_site_is_a_level_between_host_and_network() {
+    let now = clock::now();
+    let address = |text: &str| (text.parse::<Ipv6Addr>().expect("an address"), 1).into();
+    let inside = [
+        address("2001:db8:0:100::1"),
+        address("2001:db8:0:101::1"),
+        address("2001:db8:0:1ff::1"),
+    ];
+    let by_count = ConnectionsConfig {
+        per_site_max: 2,
+        ..open()
+    };
+    let by_rate = ConnectionsConfig {
+        rate_per_site: 1.0,
+        burst_per_site: 2,
+        ..open()
+    };
+    for (config, refusal) in [
+        (by_count, Refusal::PerSite),
+        (by_rate, Refusal::RatePerSite),
+    ] {
+        let limits = Limits::new(&config);
+        let one = limits.admit(inside[0], false, now).expect("first of two");
+        let two = limits.admit(inside[1], false, now).expect("second of two");
+        let before = limits.usage();
+        assert_eq!(limits.admit(inside[2], false, now).err(), Some(refusal));
+        assert_eq!(limits.usage().hosts, before.hosts);
+        // Its neighbour in the network, and IPv4, which has no sites.
+        let next = limits.admit(address("2001:db8:0:200::1"), false, now);
+        let other = limits.admit(v4([192, 0, 2, 1]), false, now);
+        drop((one, two, next.expect("a site"), other.expect("none")));
+        assert_all_zero(&limits, now + Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn autonomous_systems_count_where_a_file_tells_them() {
+    let now = clock::now();
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(
+        b"192.0.2.0\t192.0.3.255\t64500\tXX\tONE\n2001:db8::\t2001:db8::ffff\t64500\tXX\tONE\n",
+    )
+    .expect("written");
+    let database = || Some(AsnDatabase::open(file.path()).expect("a database"));
+    let by_count = ConnectionsConfig {
+        per_asn_max: 2,
+        ..open()
+    };
+    let by_rate = ConnectionsConfig {
+        rate_per_asn: 1.0,
+        burst_per_asn: 2,
+        ..open()
+    };
+    for (config, refusal) in [(by_count, Refusal::PerAsn), (by_rate, Refusal::RatePerAsn)] {
+        let limits = Limits::with_systems(&config, database());
+        let one = limits.admit(v4([192, 0, 2, 1]), false, now).expect("one");
+        let two = limits.admit(v6_network(0), false, now).expect("two");
+        let third = v4([192, 0, 3, 1]);
+        assert_eq!(limits.admit(third, false, now).err(), Some(refusal));
+        // Whoever is announced by nobody has no system to be counted for.
+        let other = limits.admit(v4([192, 0, 4, 1]), false, now).expect("none");
+        assert_eq!(limits.usage().systems.groups.taken, 1);
+        drop((one, two, other));
+        assert_all_zero(&limits, now + Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn the_exempt_are_held_by_the_totals_only() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 3,
+        per_ip_max: 1,
+        rate_per_ip: 0.1,
+        burst_per_ip: 1,
+        ..open()
+    });
+    let remote = v4([192, 0, 2, 1]);
+    let held = [(); 3].map(|()| limits.admit(remote, true, now).expect("exempt"));
+    assert_eq!(limits.usage().hosts.groups.taken, 0);
+    assert_eq!(limits.admit(remote, true, now).err(), Some(Refusal::Total));
+    drop(held);
+    assert_all_zero(&limits, now);
+}
+
+#[test]
+fn a_peer_has_its_connections_whatever_their_addresses() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        per_peer_max: 2,
+        ..open()
+    });
+    let peer = PeerId::random();
+    let socket = |host| limits.admit(v4([192, 0, 2, host]), false, now);
+    let one = socket(1).expect("open").authenticated(&peer).expect("one");
+    let two = socket(2).expect("open").authenticated(&peer).expect("two");
+    let refused = socket(3).expect("open").authenticated(&peer);
+    assert_eq!(refused.err(), Some(Refusal::PerPeer));
+    // Who is refused holds nothing any more.
+    assert_eq!(limits.usage().total.taken, 2);
+    assert_eq!(limits.usage().transient.taken, 0);
+    let other = socket(3).expect("open").authenticated(&PeerId::random());
+    drop(one);
+    let three = socket(1).expect("open").authenticated(&peer).expect("room");
+    drop((two, three, other));
     assert_all_zero(&limits, now + Duration::from_secs(1));
 }
 
@@ -155,11 +281,11 @@ fn loopback_knows_no_limits_by_address() {
     let limits = Limits::new(&config);
     let held: Vec<_> = ["127.0.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1"]
         .map(|address| (address.parse::<IpAddr>().expect("an address"), 1).into())
-        .map(|remote| limits.admit(remote, now).expect("exempt"))
+        .map(|remote| limits.admit(remote, false, now).expect("exempt"))
         .into();
-    assert_eq!(limits.usage().hosts.taken, 0);
+    assert_eq!(limits.usage().hosts.groups.taken, 0);
     assert_eq!(
-        limits.admit(v4([127, 0, 0, 1]), now).err(),
+        limits.admit(v4([127, 0, 0, 1]), false, now).err(),
         Some(Refusal::Total)
     );
     drop(held);
@@ -177,14 +303,17 @@ fn a_loud_host_does_not_use_up_its_networks_rate() {
         ..open()
     });
     let loud = v4([192, 0, 2, 1]);
-    assert!(limits.admit(loud, now).is_ok());
+    assert!(limits.admit(loud, false, now).is_ok());
     for _ in 0..100 {
-        assert_eq!(limits.admit(loud, now).err(), Some(Refusal::RatePerIp));
+        assert_eq!(
+            limits.admit(loud, false, now).err(),
+            Some(Refusal::RatePerIp)
+        );
     }
-    assert!(limits.admit(v4([192, 0, 2, 2]), now).is_ok());
-    assert!(limits.admit(v4([192, 0, 2, 3]), now).is_ok());
+    assert!(limits.admit(v4([192, 0, 2, 2]), false, now).is_ok());
+    assert!(limits.admit(v4([192, 0, 2, 3]), false, now).is_ok());
     assert_eq!(
-        limits.admit(v4([192, 0, 2, 4]), now).err(),
+        limits.admit(v4([192, 0, 2, 4]), false, now).err(),
         Some(Refusal::RatePerPrefix)
     );
 }
@@ -193,10 +322,10 @@ fn a_loud_host_does_not_use_up_its_networks_rate() {
 fn draining_refuses_newcomers_and_keeps_what_is_there() {
     let now = clock::now();
     let limits = Limits::new(&open());
-    let held = limits.admit(v4([127, 0, 0, 1]), now).expect("open");
+    let held = limits.admit(v4([127, 0, 0, 1]), false, now).expect("open");
     limits.start_draining();
     assert_eq!(
-        limits.admit(v4([127, 0, 0, 1]), now).err(),
+        limits.admit(v4([127, 0, 0, 1]), false, now).err(),
         Some(Refusal::Draining)
     );
     assert_eq!(limits.usage().total.taken, 1);
@@ -208,6 +337,10 @@ fn draining_refuses_newcomers_and_keeps_what_is_there() {
 fn labels_are_distinct() {
     let labels: std::collections::HashSet<_> = Refusal::ALL.map(Refusal::label).into();
     assert_eq!(labels.len(), Refusal::ALL.len());
+    for refusal in Refusal::ALL {
+        let key = refusal.to_string().contains("(connections.");
+        assert!(key || refusal == Refusal::Draining, "{refusal}");
+    }
 }
 
 /// Somebody who owns an IPv6 /32 opens one socket from each of very many
@@ -221,59 +354,44 @@ fn a_flood_from_very_many_networks_is_bounded() {
         ..ConnectionsConfig::default()
     });
     let known = v4([192, 0, 2, 1]);
-    let held = limits.admit(known, now).expect("empty").authenticated();
+    let held = limits
+        .admit(known, false, now)
+        .expect("empty")
+        .authenticated(&PeerId::random())
+        .expect("a new peer");
     let places = 1_000 + TABLE_SLACK;
 
     let admitted = (0..60_000)
-        .filter(|index| limits.admit(v6_network(*index), now).is_ok())
+        .filter(|index| limits.admit(v6_network(*index), false, now).is_ok())
         .count();
 
     let usage = limits.usage();
     assert_eq!(
-        usage.prefixes,
+        usage.prefixes.groups,
         Level {
             taken: places,
             max: places
         }
     );
-    assert!(usage.hosts.taken <= places);
+    assert!(usage.hosts.groups.taken <= places);
     // One for each place but the known host's, then one burst of the shared bucket.
     assert!(admitted <= places - 1 + 512, "{admitted}");
     assert_eq!(usage.total.taken, 1);
-    assert!(limits.admit(known, now).is_ok());
+    assert!(limits.admit(known, false, now).is_ok());
 
     // When the buckets are full again, newcomers get places of their own.
     let later = now + Duration::from_secs(1);
     for index in 0..100 {
         let at = later + SWEEP_STEP * index;
-        assert!(limits.admit(v6_network(100_000 + index), at).is_ok());
+        assert!(limits.admit(v6_network(100_000 + index), false, at).is_ok());
     }
-    assert!(limits.usage().prefixes.taken < 200);
+    assert!(limits.usage().prefixes.groups.taken < 200);
     drop(held);
     assert_all_zero(&limits, now + Duration::from_secs(3600));
 }
 
 /// Longer than the least time between two steps of sweeping.
 const SWEEP_STEP: Duration = Duration::from_millis(25);
-
-#[test]
-fn trusted_addresses_count_in_the_totals_only() {
-    let now = clock::now();
-    let limits = Limits::new(&ConnectionsConfig {
-        max: 3,
-        transient_max: 3,
-        per_ip_max: 1,
-        per_prefix_max: 1,
-        ..ConnectionsConfig::default()
-    });
-    let held: Vec<_> = (0..3).map(|_| limits.admit_uncapped(now)).collect();
-    assert!(held.iter().all(Result::is_ok));
-    assert_eq!(limits.admit_uncapped(now).err(), Some(Refusal::Total));
-    assert_eq!(limits.usage().hosts.taken, 0);
-    drop(held);
-    limits.start_draining();
-    assert_eq!(limits.admit_uncapped(now).err(), Some(Refusal::Draining));
-}
 
 #[test]
 fn strangers_beyond_the_table_are_counted_and_released_together() {
@@ -287,21 +405,21 @@ fn strangers_beyond_the_table_are_counted_and_released_together() {
     });
     // Short-lived sockets leave entries until their buckets are full again.
     for index in 0..u32::try_from(40_000 + TABLE_SLACK).expect("small") {
-        assert!(limits.admit(v6_network(index), now).is_ok());
+        assert!(limits.admit(v6_network(index), false, now).is_ok());
     }
     let one = limits
-        .admit(v6_network(60_001), now)
+        .admit(v6_network(60_001), false, now)
         .expect("first stranger");
     let two = limits
-        .admit(v6_network(60_002), now)
+        .admit(v6_network(60_002), false, now)
         .expect("second stranger");
-    assert_eq!(limits.usage().prefixes_overflow, 2);
+    assert_eq!(limits.usage().prefixes.overflow, 2);
     assert_eq!(
-        limits.admit(v6_network(60_003), now).err(),
+        limits.admit(v6_network(60_003), false, now).err(),
         Some(Refusal::PerPrefix)
     );
     drop((one, two));
-    assert_eq!(limits.usage().prefixes_overflow, 0);
+    assert_eq!(limits.usage().prefixes.overflow, 0);
     assert_all_zero(&limits, now + Duration::from_secs(3600));
 }
 
@@ -332,10 +450,13 @@ fn threads_never_exceed_a_cap_and_end_at_zero() {
                         u8::try_from(prefix).expect("small"),
                         u8::try_from(index).expect("small"),
                     ];
-                    if let Ok(permit) = limits.admit(v4(host), now) {
+                    if let Ok(permit) = limits.admit(v4(host), false, now) {
                         assert!(per_host[index].fetch_add(1, Ordering::SeqCst) < 2);
                         assert!(per_prefix[prefix].fetch_add(1, Ordering::SeqCst) < 5);
-                        held.push((index, permit.authenticated()));
+                        held.push((
+                            index,
+                            permit.authenticated(&PeerId::random()).expect("a new peer"),
+                        ));
                     }
                     if held.len() > round % 4 {
                         let (index, permit) = held.remove(0);
@@ -474,7 +595,7 @@ proptest! {
             match step {
                 Step::Admit(host) => {
                     let remote = v4([198, 51, host % 2, host]);
-                    let outcome = limits.admit(remote, now);
+                    let outcome = limits.admit(remote, false, now);
                     let expected = model.admit(host);
                     prop_assert_eq!(outcome.as_ref().err(), expected.as_ref().err());
                     held.extend(outcome.map(|permit| (host, Held::Socket(permit))));
@@ -485,7 +606,7 @@ proptest! {
                         Held::Socket(socket) => {
                             model.transient -= 1;
                             Held::Connection {
-                                _permit: socket.authenticated(),
+                                _permit: socket.authenticated(&PeerId::random()).expect("a new peer"),
                             }
                         }
                         connection @ Held::Connection { .. } => connection,

@@ -2,7 +2,8 @@
 //! and is given back by drop, so a cap is never overshot and never leaks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::sync::{AtomicUsize, Ordering};
 
 /// A number of permits of which at most `max` are out at once.
 ///

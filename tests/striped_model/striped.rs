@@ -1,0 +1,1 @@
+../../src/state/striped.rs
