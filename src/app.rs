@@ -6,9 +6,11 @@
 
 mod access;
 pub mod cli;
+mod interfaces;
 pub mod logging;
 mod memory;
 mod observe;
+mod peers;
 mod server;
 mod shutdown;
 mod store;

@@ -213,6 +213,29 @@ schema::sections! {
         hop_per_peer_max: usize = 64,
     }
 
+    /// The peers we have met and where they can be reached, also after a
+    /// restart.
+    peerstore: PeerstoreConfig {
+        /// Peers that are known at the same time; those that are connected count.
+        peers_max: usize = 100_000,
+        /// Addresses of all known peers together.
+        addresses_max: usize = 1_000_000,
+        /// Memory that known peers may take. 0: no limit.
+        memory_max: Option<u64> = Some(128 * 1024 * 1024),
+        /// How long a peer that has left is remembered at most. One that was
+        /// there only briefly is remembered for eight times as long as it stayed,
+        /// at least 15 minutes.
+        recent_ttl: Duration = Duration::from_secs(24 * 60 * 60),
+        /// How long an address is remembered that another peer has told us of.
+        discovered_ttl: Duration = Duration::from_secs(60 * 60),
+        /// How often what has changed is written to state.directory: what a crash
+        /// loses at most.
+        write_interval: Duration = Duration::from_secs(5),
+        /// Peers that are known from the start and never forgotten, each an
+        /// address that ends in "/p2p/PEER-ID".
+        permanent_peers: Vec<Multiaddr> = Vec::new(),
+    }
+
     /// Memory of the whole process.
     memory: MemoryConfig {
         /// Resident size above which connections are shed, also below

@@ -18,6 +18,7 @@ mod limits;
 mod listener;
 mod locks;
 mod muxers;
+mod peerstore;
 mod pools;
 mod process;
 mod pulled;
@@ -45,6 +46,7 @@ pub use limits::LimitMetrics;
 pub use listener::{ListenerMetrics, SocketGuard};
 pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
+pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
@@ -74,6 +76,7 @@ pub struct Metrics {
     pub relay: Arc<RelayMetrics>,
     pub circuits: Arc<CircuitMetrics>,
     pub identify: Arc<IdentifyMetrics>,
+    pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
     pub store: Arc<StoreMetrics>,
     pub access: Arc<AccessMetrics>,
@@ -106,6 +109,7 @@ impl Metrics {
         let muxers = Arc::new(MuxerMetrics::new(&mut declare));
         let egress = Arc::new(EgressMetrics::new(&mut declare));
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
+        let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
         let access = Arc::new(AccessMetrics::new(&mut declare));
@@ -122,6 +126,7 @@ impl Metrics {
             relay,
             circuits,
             identify,
+            peerstore,
             pools,
             store,
             access,

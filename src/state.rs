@@ -9,7 +9,8 @@
 //!
 //! No two locks of one kind are ever held at once, and no lock is held across
 //! an await. Totals are counted by reservation beside the stripes, so that a
-//! limit is never overshot.
+//! limit is never overshot. Leaf locks, taken under a stripe's and calling nothing:
+//! the peerstore's order of expiry beside each of its stripes.
 
 pub mod access;
 pub mod addresses;
@@ -18,7 +19,8 @@ pub mod circuits;
 pub mod connections;
 pub mod leg;
 pub mod limits;
-pub mod peers;
+pub mod peer_key;
+pub mod peerstore;
 pub mod reservations;
 pub mod striped;
 mod sync;

@@ -30,6 +30,7 @@ use waystation::{
         addresses::Addresses,
         circuits::Circuits,
         limits::{Limits, StreamLimits},
+        peerstore::Peerstore,
         reservations::Reservations,
     },
 };
@@ -53,7 +54,7 @@ impl Server {
         let metrics = Metrics::new();
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,
@@ -67,10 +68,15 @@ impl Server {
             identity,
             addresses,
         };
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
             runtime,
             listener: listener.expect("loopback"),
-            context: Arc::new(Context::new(menu, answer, relay, metrics, StreamLimits::new(&config))),
+            context: Arc::new(Context::new(menu, answer, relay, peerstore, metrics, StreamLimits::new(&config))),
             limits: Limits::new(&config.connections),
         }
     }
@@ -112,8 +118,13 @@ impl Server {
             let _ = connection.begin(leftover);
             drop(connection);
         });
-        assert_eq!(self.context.registry.peers(), 0);
-        assert!(self.context.peers.is_empty());
+        assert_eq!(self.context.connections.peers(), 0);
+        let peerstore = &self.context.peerstore;
+        let later = clock::now() + std::time::Duration::from_secs(7 * 24 * 60 * 60);
+        for stripe in 0..peerstore.stripes() {
+            peerstore.sweep(stripe, later);
+        }
+        assert!(peerstore.is_empty());
         assert!(self.context.relay.reservations.is_clear());
         assert!(self.context.relay.circuits.is_clear());
     }

@@ -21,8 +21,11 @@ pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &A
         let Some(context) = context.upgrade() else {
             return;
         };
-        let (protocols, agents) = context.peers.interned();
-        metrics.identify.set_interned(protocols, agents);
+        let known = context.peerstore.usage();
+        metrics.identify.set_interned(known.protocols, known.agents);
+        metrics
+            .peerstore
+            .set_usage(known.peers, known.addresses, known.bytes, known.changed);
         let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
         let [streams, ping, identify, push, hop] = context.streams.usage();

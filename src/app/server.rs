@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -26,10 +26,14 @@ use crate::{
         limits::{AsnDatabase, Buffers, Limits, StreamLimits},
         reservations::Reservations,
     },
+    store::Store,
     upgrade::UpgradeContext,
 };
 
-use super::{access, observe::observe, shutdown, store, supervisor::Supervisor, trimmer, worker};
+use super::{
+    access, interfaces, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
+    worker,
+};
 
 /// What the files that the configuration names hold.
 pub(super) struct Files {
@@ -47,6 +51,8 @@ pub(super) struct Server {
     rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    store: Arc<Store>,
+    write_interval: Duration,
     drain_timeout: Duration,
     /// Bytes.
     memory_max: Option<u64>,
@@ -75,7 +81,7 @@ impl Server {
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
         let addresses = Addresses::new(
             &config.announce.addresses,
-            &expand(&bound),
+            &interfaces::expand(&bound),
             identity.peer_id(),
         );
         let metrics = Metrics::new();
@@ -86,7 +92,7 @@ impl Server {
         let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
             context: Arc::new(context(
-                config, &identity, addresses, access, &buffers, &metrics,
+                config, &identity, addresses, access, &buffers, &metrics, &store,
             )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::with_systems(&config.connections, files.systems),
@@ -115,6 +121,8 @@ impl Server {
             rulebook,
             shared,
             workers,
+            store,
+            write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
             memory_max: config.memory.max,
         })
@@ -153,6 +161,9 @@ impl Server {
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
+        let context = Arc::clone(&self.shared.context);
+        let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
+        supervisor.spawn("peers", writing);
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -195,9 +206,10 @@ fn context(
     access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
+    store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses);
+    let answer = Answer::new(identity, &menu, &addresses, clock::unix_seconds());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics
@@ -227,6 +239,7 @@ fn context(
         answer,
         relay,
         connections,
+        peers::open(&config.peerstore, metrics, store),
         Arc::clone(metrics),
         StreamLimits::new(config),
     )
@@ -275,10 +288,11 @@ async fn bind_admin(
     Ok(Some((server.address(), server)))
 }
 
-/// Sweeps expired reservations, a stripe a second, and keeps the service
+/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives.
 async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
     let reservations = &shared.context.relay.reservations;
+    let peerstore = &shared.context.peerstore;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().is_some();
@@ -287,7 +301,9 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         ticks.tick().await;
         let now = clock::now();
         reservations.sweep(stripe, now);
-        stripe = (stripe + 1) % reservations.stripes();
+        peerstore.sweep(stripe, now);
+        // Both take a stripe modulo how many they have.
+        stripe = stripe.wrapping_add(1);
         shared.limits.sweep(now);
         shared.context.relay.circuits.bandwidth().sweep(now);
         reservations.sweep_rates(now);
@@ -326,36 +342,4 @@ fn raise_descriptor_limit() {
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!("cannot raise the limit on open descriptors");
     }
-}
-
-/// Replaces unspecified addresses by those of this host's interfaces.
-fn expand(bound: &[Multiaddr]) -> Vec<Multiaddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list this host's addresses; set announce.addresses");
-        Vec::new()
-    });
-    let mut expanded = Vec::new();
-    for address in bound {
-        let unspecified = match address.iter().next() {
-            Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
-            Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
-            _ => false,
-        };
-        if !unspecified {
-            expanded.push(address.clone());
-            continue;
-        }
-        let is_v4 = matches!(address.iter().next(), Some(Protocol::Ip4(_)));
-        expanded.extend(
-            interfaces
-                .iter()
-                .map(if_addrs::Interface::ip)
-                .filter(|ip| ip.is_ipv4() == is_v4)
-                .map(|ip| {
-                    let rest = address.iter().skip(1);
-                    std::iter::once(Protocol::from(ip)).chain(rest).collect()
-                }),
-        );
-    }
-    expanded
 }

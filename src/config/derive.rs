@@ -28,6 +28,13 @@ const MEMORY_LEAST: u64 = 32 << 20;
 /// Least room for buffers: that of a few dozen circuits at full speed.
 const BUFFERS_LEAST: u64 = 32 << 20;
 
+/// Known peers that are worth a peerstore, however few are connected.
+const PEERS_LEAST: usize = 10_000;
+/// Known peers that nobody gets without asking for them.
+const PEERS_MOST: usize = 1 << 25;
+/// Least room for known peers: some 40,000 of usual size.
+const PEERSTORE_LEAST: u64 = 16 << 20;
+
 /// How the default of one key follows from another key, or from the host.
 pub(super) struct Rule {
     pub(super) key: &'static str,
@@ -164,6 +171,32 @@ pub(super) const RULES: &[Rule] = &[
         of: "",
         text: "a quarter of the memory, at least 32 MiB",
         set: |config, host| config.connections.buffers_max = Some(buffers(host)),
+    },
+    Rule {
+        key: "peerstore.peers_max",
+        of: "connections.max",
+        text: "twice connections.max, at least 10000",
+        set: |config, _| {
+            let twice = config.connections.max.saturating_mul(2);
+            config.peerstore.peers_max = twice.clamp(PEERS_LEAST, PEERS_MOST);
+        },
+    },
+    Rule {
+        key: "peerstore.addresses_max",
+        of: "peerstore.peers_max",
+        text: "ten for each of peerstore.peers_max",
+        set: |config, _| {
+            config.peerstore.addresses_max = config.peerstore.peers_max.saturating_mul(10);
+        },
+    },
+    Rule {
+        key: "peerstore.memory_max",
+        of: "",
+        text: "an eighth of the memory, at least 16 MiB",
+        set: |config, host| {
+            let eighth = (host.memory_bytes / 8) >> 20 << 20;
+            config.peerstore.memory_max = Some(eighth.max(PEERSTORE_LEAST));
+        },
     },
     Rule {
         key: "relay.reservations_max",
@@ -354,6 +387,7 @@ mod tests {
         assert_eq!(loaded.config.connections, built_in.connections);
         assert_eq!(loaded.config.relay, built_in.relay);
         assert_eq!(loaded.config.streams, built_in.streams);
+        assert_eq!(loaded.config.peerstore, built_in.peerstore);
         assert!(loaded.notes().is_empty());
         assert_eq!(
             loaded.origin("connections.transient_max").to_string(),

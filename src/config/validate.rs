@@ -3,6 +3,8 @@
 //! Owns every rule beyond the type of a value; which limit lies within which
 //! stands in `nested.rs`.
 
+mod peerstore;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::{ConfigError, Fault, Loaded, Origin, nested};
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
-/// Streams at which rust's yamux ends a connection, whoever opened them.
+/// Most streams that rust's yamux bears on a connection, whoever opened them.
 const YAMUX_STREAMS_MAX: usize = 512;
 /// Least room for buffers: below this a handful of circuits would fill it.
 const BUFFERS_LEAST: u64 = 4 << 20;
@@ -39,6 +41,7 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     check.bandwidth();
     check.listen();
     check.announce();
+    check.peerstore();
     check.log();
     check.faults
 }
@@ -206,19 +209,18 @@ impl Check<'_> {
         }
     }
 
-    /// What a peer opens, and what we open towards it for circuits and to ask
-    /// who it is, come together on one connection.
+    /// What a peer opens, and what we open towards it for circuits, come
+    /// together on one connection.
     fn streams_fit_one_connection(&mut self) {
         let theirs = self.loaded.config.connections.streams_max;
-        let ours = self.loaded.config.relay.circuits_per_peer_max + 1;
+        let ours = self.loaded.config.relay.circuits_per_peer_max;
         if theirs + ours > YAMUX_STREAMS_MAX {
             let origin = self.loaded.origin("connections.streams_max").phrase();
             self.refuse(
                 "relay.circuits_per_peer_max",
                 &format!(
-                    "together with connections.streams_max = {theirs} {origin} is above {}: \
-                     some peers end a connection at {YAMUX_STREAMS_MAX} streams",
-                    YAMUX_STREAMS_MAX - 1
+                    "together with connections.streams_max = {theirs} {origin} is above \
+                     {YAMUX_STREAMS_MAX}: some peers end a connection with more streams"
                 ),
             );
         }
@@ -481,17 +483,17 @@ mod tests {
     #[test]
     fn circuits_and_streams_fit_into_one_connection() {
         load(&[
-            "relay.circuits_per_peer_max=63",
+            "relay.circuits_per_peer_max=64",
             "connections.streams_max=448",
         ])
         .unwrap();
         assert_eq!(
             reason(&[
-                "relay.circuits_per_peer_max=64",
+                "relay.circuits_per_peer_max=65",
                 "connections.streams_max=448"
             ]),
-            "together with connections.streams_max = 448 from flag --set is above 511: \
-             some peers end a connection at 512 streams"
+            "together with connections.streams_max = 448 from flag --set is above 512: \
+             some peers end a connection with more streams"
         );
         assert_eq!(
             reason(&["connections.buffers_max=1MiB"]),
@@ -616,6 +618,30 @@ mod tests {
             error.ends_with(&format!("in the id of another peer, ours is {OWN}")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_peerstore_holds_at_least_who_is_connected() {
+        let raised = load(&["connections.max=200000"]).unwrap().config.peerstore;
+        assert_eq!(raised.peers_max, 400_000);
+        assert_eq!(raised.addresses_max, 4_000_000);
+        assert_eq!(
+            reason(&["peerstore.peers_max=1000", "connections.max=2000"]),
+            "is below connections.max = 2000 from flag --set: peers that are connected are known"
+        );
+        load(&["peerstore.peers_max=2000", "connections.max=2000"]).unwrap();
+    }
+
+    #[test]
+    fn permanent_peers_are_addresses_of_peers() {
+        for address in ["/ip4/192.0.2.1/tcp/4001", &format!("/p2p/{OTHER}")] {
+            assert_eq!(
+                reason(&[&format!("peerstore.permanent_peers={address}")]),
+                format!("{address} is not an address that ends in /p2p/PEER-ID")
+            );
+        }
+        let whole = format!("/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}");
+        load(&[&format!("peerstore.permanent_peers={whole}")]).unwrap();
     }
 
     #[test]

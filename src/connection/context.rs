@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use crate::{
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
-    state::{connections::Connections, limits::StreamLimits, peers::Peers},
+    state::{connections::Connections, limits::StreamLimits, peerstore::Peerstore},
 };
 
 /// The server, as its connections see it.
@@ -27,8 +27,8 @@ pub struct Context {
     pub relay: Relay,
     /// Who is connected.
     pub connections: Arc<Connections>,
-    /// What peers say of themselves.
-    pub peers: Peers,
+    /// The peers we have met.
+    pub peerstore: Peerstore,
     /// Counters of every layer.
     pub metrics: Arc<Metrics>,
     /// How many streams may be open.
@@ -44,6 +44,7 @@ impl Context {
         answer: Answer,
         relay: Relay,
         connections: Arc<Connections>,
+        peerstore: Peerstore,
         metrics: Arc<Metrics>,
         streams: Arc<StreamLimits>,
     ) -> Self {
@@ -52,7 +53,7 @@ impl Context {
             answer,
             relay,
             connections,
-            peers: Peers::default(),
+            peerstore,
             metrics,
             streams,
             draining: AtomicBool::new(false),

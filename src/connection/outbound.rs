@@ -94,8 +94,8 @@ impl Connection {
     /// Whether the peer bears one more stream of ours now.
     pub(super) fn bears_opening(&mut self, now: Instant) -> bool {
         let peer = &self.remote.peer;
-        let counts =
-            self.egress.muxer() == Muxer::Mplex && self.context.peers.agent_begins(peer, JS_AGENT);
+        let counts = self.egress.muxer() == Muxer::Mplex
+            && self.context.peerstore.agent_begins(peer, JS_AGENT);
         !counts || self.pace.bears(now)
     }
 

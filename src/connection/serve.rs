@@ -11,6 +11,7 @@ use crate::service::{Served, gather::Gather, hop::Outcome, identify, ping};
 use crate::state::connections::Tag;
 use crate::state::leg::{StreamKey, reset_code};
 use crate::state::limits::{Protocol, StreamRefusal};
+use crate::state::peerstore::Speaker;
 use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 
 use super::{
@@ -84,17 +85,19 @@ impl Connection {
 
     /// The peer has ended its direction of a stream that is not a circuit.
     pub(super) fn served_to_the_end(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        let speaker = self.speaker();
         let Some(entry) = self.table.find_mut(stream) else {
             return;
         };
-        let peer = self.remote.peer;
+        let peerstore = &self.context.peerstore;
         match &entry.handler {
             Handler::Push(listener) => {
-                let heard = listener.finish(peer, self.id, &self.context.peers);
+                let heard = listener.finish(&speaker, false, peerstore, pass.now);
                 self.identified(stream, heard, Direction::Pushed, pass);
             }
             Handler::Question(question) => {
-                let heard = question.listener.finish(peer, self.id, &self.context.peers);
+                let listener = &question.listener;
+                let heard = listener.finish(&speaker, true, peerstore, pass.now);
                 self.identified(stream, heard, Direction::Asked, pass);
             }
             Handler::Ping(_) => self.finish_stream(stream, pass),
@@ -276,6 +279,15 @@ impl Connection {
         tracing::debug!(peer = %self.remote.peer, %error, "not identified");
         self.context.metrics.identify.failed();
         self.reset_stream(stream, reset_code::NONE, pass);
+    }
+
+    /// Who speaks on this connection.
+    fn speaker(&self) -> Speaker {
+        Speaker {
+            peer: self.remote.peer,
+            connection: self.id,
+            remote: self.remote.address,
+        }
     }
 
     fn count_protocol(&mut self, stream: StreamKey, served: Served) -> Result<(), StreamRefusal> {

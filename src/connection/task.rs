@@ -136,6 +136,7 @@ impl Connection {
         let id = context
             .connections
             .register(remote.peer, ip, link, clock::now());
+        context.peerstore.connected(&remote.peer, id, clock::now());
         let connection = Self {
             context,
             remote,
@@ -234,7 +235,8 @@ impl Connection {
         let peer = &self.remote.peer;
         if let Presence::Left(newest) = self.context.connections.unregister(peer, self.id) {
             self.context.relay.reservations.release(peer, newest);
-            self.context.peers.forget(peer, newest);
+            let (peerstore, address) = (&self.context.peerstore, self.remote.address);
+            peerstore.disconnected(peer, newest, address, clock::now());
         }
         with_pass(clock::now(), |pass, _| {
             let commands = self.egress.close(closed.go_away(), pass.effects);

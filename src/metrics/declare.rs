@@ -233,6 +233,17 @@ impl Counters {
         }
     }
 
+    /// Counts several events; none is fine too.
+    pub fn add(&self, value: &'static str, count: usize) {
+        let counter = self.find(value);
+        debug_assert!(counter.is_some(), "{} has no value {value:?}", self.name);
+        if let Some(counter) = counter
+            && count > 0
+        {
+            counter.inc_by(count as u64);
+        }
+    }
+
     /// The number of a value in the order of declaration, for guards that keep
     /// what they will count in one byte; as in [`Self::inc`], a value outside
     /// the set is a programming error.

@@ -39,11 +39,11 @@ impl IdentifyMetrics {
             ),
             protocols: declare.gauge(
                 "waystation_identify_protocols",
-                "Distinct protocol lists kept for connected peers.",
+                "Distinct protocol lists kept for known peers.",
             ),
             agents: declare.gauge(
                 "waystation_identify_agents",
-                "Distinct agent versions kept for connected peers.",
+                "Distinct agent versions kept for known peers.",
             ),
         }
     }

@@ -49,16 +49,7 @@ impl TrimMetrics {
             "Peers protected from trimming, by reason; one may have both.",
             &[("reason", REASONS)],
         );
-        let memory_stalled = Arc::new(AtomicU64::new(0));
-        let stalled = Arc::clone(&memory_stalled);
-        let family = Pulled {
-            kind: Kind::Gauge,
-            name: "waystation_memory_stalled_ratio",
-            help: "Share of the last ten seconds in which some task waited for memory, as the kernel tells.",
-        };
-        declare.pulled([family], move || {
-            [Some(f64::from_bits(stalled.load(Ordering::Relaxed)))]
-        });
+        let memory_stalled = declare_stalled(declare);
         Self {
             peers: declare.gauge("waystation_peers", "Peers with an open connection."),
             closing: declare.gauge(
@@ -176,4 +167,19 @@ impl TrimMetrics {
     pub fn victims_by_class(&self) -> &Counters {
         &self.victims_by_class
     }
+}
+
+/// The gauge that the kernel's share of stalls goes to, as the bits of a float.
+fn declare_stalled(declare: &mut Declarations) -> Arc<AtomicU64> {
+    let memory_stalled = Arc::new(AtomicU64::new(0));
+    let stalled = Arc::clone(&memory_stalled);
+    let family = Pulled {
+        kind: Kind::Gauge,
+        name: "waystation_memory_stalled_ratio",
+        help: "Share of the last ten seconds in which some task waited for memory, as the kernel tells.",
+    };
+    declare.pulled([family], move || {
+        [Some(f64::from_bits(stalled.load(Ordering::Relaxed)))]
+    });
+    memory_stalled
 }

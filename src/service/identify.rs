@@ -3,9 +3,11 @@
 //!
 //! Our own message is made once for each kind of peer and only the observed
 //! address is put behind it. Bounds: our message is at most 4,000 bytes, which
-//! is what rust-libp2p reads; a peer's at most 8 KiB each, nine of them.
+//! is what rust-libp2p reads; a peer's at most 8 KiB each, nine of them, of which
+//! as much is kept until the last as one can hold. What of it is worth keeping
+//! longer, the peerstore decides.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
 use multiaddr::{Multiaddr, Protocol};
@@ -15,11 +17,11 @@ use crate::{
     service::{Menu, gather::Gather},
     state::{
         addresses::{Addresses, Reach},
-        connections::ConnectionId,
-        peers::Peers,
+        peerstore::{Announcement, Peerstore, Speaker},
     },
     wire::{
         DecodeError,
+        envelope::{self, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, PeerRecord},
         identify::{Identify, MAX_MESSAGE, MAX_MESSAGES},
     },
 };
@@ -38,27 +40,34 @@ pub struct Answer {
     protocols: Vec<&'static str>,
     /// Encoded addresses, by the reach of the peer that asks.
     addresses: [Vec<Vec<u8>>; 3],
+    /// The same, each list in a record that we have signed.
+    records: [Option<Vec<u8>>; 3],
 }
 
 impl Answer {
     /// The message for these addresses and services. Addresses that do not fit
-    /// are left out.
+    /// are left out. `seq` is the sequence number of our signed record; it has
+    /// to grow from start to start, as the time does.
     #[must_use]
-    pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses) -> Self {
+    pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses, seq: u64) -> Self {
+        let addresses = Reach::ALL.map(|reach| {
+            let list = addresses.list(reach);
+            let bare = list.bare.iter().map(Multiaddr::to_vec);
+            bare.collect::<Vec<_>>()
+        });
         Self {
             public_key: identity.public_key_protobuf().to_vec(),
             protocols: menu.protocols().to_vec(),
-            addresses: Reach::ALL.map(|reach| {
-                let list = addresses.list(reach);
-                list.bare.iter().map(Multiaddr::to_vec).collect()
-            }),
+            records: addresses.each_ref().map(|list| sign(identity, list, seq)),
+            addresses,
         }
     }
 
     /// Appends the message for a peer that we see at `remote`.
     pub fn write(&self, remote: SocketAddr, output: &mut Vec<u8>) {
         let observed = observed_address(remote).to_vec();
-        let addresses = &self.addresses[Reach::of(remote.ip()) as usize];
+        let reach = Reach::of(remote.ip()) as usize;
+        let addresses = &self.addresses[reach];
         Identify {
             public_key: Some(&self.public_key),
             listen_addrs: addresses.iter().map(Vec::as_slice).collect(),
@@ -66,10 +75,31 @@ impl Answer {
             observed_addr: Some(&observed),
             protocol_version: Some(PROTOCOL_VERSION),
             agent_version: Some(AGENT),
-            signed_peer_record: None,
+            signed_peer_record: self.records[reach].as_deref(),
+            dropped: (0, 0),
         }
         .encode_split(output);
     }
+}
+
+/// A record of these addresses, unless the library cannot sign; then there is
+/// none, which peers take for an older server.
+fn sign(identity: &Identity, addresses: &[Vec<u8>], seq: u64) -> Option<Vec<u8>> {
+    let mut payload = Vec::new();
+    PeerRecord {
+        peer_id: &identity.peer_id().to_bytes(),
+        seq,
+        addresses: addresses.iter().map(Vec::as_slice).collect(),
+    }
+    .encode(&mut payload);
+    let sealed = envelope::try_seal(
+        PEER_RECORD_DOMAIN,
+        PEER_RECORD_TYPE,
+        &payload,
+        identity.public_key_protobuf(),
+        |bytes| identity.sign(bytes),
+    );
+    sealed.ok().filter(|sealed| sealed.len() < MAX_MESSAGE - 8)
 }
 
 /// The address that a peer comes from, as a multiaddr.
@@ -95,6 +125,10 @@ pub enum ListenError {
     OtherPeer,
 }
 
+/// Bytes of addresses, and of protocol ids, that one answer may bring, over all
+/// of its messages: what the largest single one can hold.
+const SAID_MAX: usize = MAX_MESSAGE;
+
 /// Listens to what one peer says of itself, over one or more messages.
 #[derive(Debug, Default)]
 pub struct Listener {
@@ -106,8 +140,13 @@ pub struct Listener {
 #[derive(Debug, Default)]
 struct Said {
     agent: Option<String>,
-    protocols: Vec<String>,
-    addresses: Vec<Vec<u8>>,
+    /// Protocol ids, one a line.
+    protocols: String,
+    /// Addresses, each behind its length in two bytes.
+    addresses: Vec<u8>,
+    record: Option<Box<[u8]>>,
+    /// Addresses and protocols beyond the bounds.
+    dropped: (usize, usize),
 }
 
 impl Listener {
@@ -135,32 +174,32 @@ impl Listener {
         Ok(())
     }
 
-    /// The peer has ended its direction: keeps what it said.
+    /// The peer has ended its direction: keeps what it said. An answer to a
+    /// question is `complete`; a push may tell only what has changed.
     ///
     /// # Errors
     /// [`ListenError::Truncated`] if it ended in the middle.
     pub fn finish(
         &self,
-        peer: PeerId,
-        connection: ConnectionId,
-        peers: &Peers,
+        speaker: &Speaker,
+        complete: bool,
+        peerstore: &Peerstore,
+        now: Instant,
     ) -> Result<(), ListenError> {
         if self.messages == 0 || self.gather.has_begun() {
             return Err(ListenError::Truncated);
         }
-        let Said {
-            agent,
-            protocols,
-            addresses,
-        } = &self.said;
-        tracing::debug!(%peer, agent = agent.as_deref(), protocols = protocols.len(), "identified");
-        peers.learn(
-            peer,
-            connection,
-            agent.as_deref(),
-            protocols.iter().map(String::as_str),
-            addresses.iter().map(Vec::as_slice),
-        );
+        let said = &self.said;
+        tracing::debug!(peer = %speaker.peer, agent = said.agent.as_deref(), "identified");
+        peerstore.cut(said.dropped.0, said.dropped.1);
+        let announcement = Announcement {
+            agent: said.agent.as_deref(),
+            protocols: Some(&*said.protocols).filter(|lines| !lines.is_empty()),
+            addresses: said.addresses(),
+            complete,
+            record: said.record.as_deref(),
+        };
+        peerstore.announced(speaker, announcement, now);
         Ok(())
     }
 }
@@ -179,13 +218,39 @@ impl Said {
         if let Some(agent) = message.agent_version {
             self.agent = Some(agent.to_owned());
         }
-        if self.protocols.is_empty() {
-            self.protocols = message.protocols.iter().map(ToString::to_string).collect();
+        self.dropped.0 += message.dropped.0;
+        self.dropped.1 += message.dropped.1;
+        for name in &message.protocols {
+            // A name with a line break in it is none.
+            if name.contains('\n') || self.protocols.len() + name.len() + 1 > SAID_MAX {
+                self.dropped.1 += 1;
+            } else {
+                self.protocols.push_str(name);
+                self.protocols.push('\n');
+            }
         }
-        if self.addresses.is_empty() {
-            let kept = message.listen_addrs.iter();
-            self.addresses = kept.map(|address| address.to_vec()).collect();
+        for address in &message.listen_addrs {
+            match u16::try_from(address.len()) {
+                Ok(length) if self.addresses.len() + 2 + address.len() <= SAID_MAX => {
+                    self.addresses.extend_from_slice(&length.to_be_bytes());
+                    self.addresses.extend_from_slice(address);
+                }
+                _ => self.dropped.0 += 1,
+            }
+        }
+        if let Some(record) = message.signed_peer_record {
+            self.record = Some(record.into());
         }
         Ok(())
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.addresses[..];
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk::<2>()?;
+            let (address, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
+            rest = after;
+            Some(address)
+        })
     }
 }

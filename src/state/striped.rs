@@ -211,6 +211,17 @@ impl<K: Hash + Eq, V> StripedMap<K, V> {
         self.stripes.len()
     }
 
+    /// The stripe of a key, for what its owner keeps beside each stripe.
+    #[must_use]
+    pub fn stripe_of<Q>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let [_, high, low, ..] = self.hasher.hash_one(key).to_be_bytes();
+        usize::from(u16::from_be_bytes([high, low])) & (self.stripes.len() - 1)
+    }
+
     /// [`for_each`](Self::for_each) over one stripe (an index is taken modulo
     /// the number of stripes).
     pub fn for_each_in(&self, stripe: usize, mut visit: impl FnMut(&K, &mut V)) {

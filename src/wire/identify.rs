@@ -49,6 +49,8 @@ pub struct Identify<'a> {
     pub agent_version: Option<&'a str>,
     /// Sealed peer record (see [`envelope`](super::envelope)).
     pub signed_peer_record: Option<&'a [u8]>,
+    /// Addresses and protocols that were dropped on reading.
+    pub dropped: (usize, usize),
 }
 
 impl<'a> Identify<'a> {
@@ -137,12 +139,16 @@ impl<'a> Identify<'a> {
     fn add_addr(&mut self, addr: &'a [u8]) {
         if self.listen_addrs.len() < MAX_ADDRS {
             self.listen_addrs.push(addr);
+        } else {
+            self.dropped.0 += 1;
         }
     }
 
     fn add_protocol(&mut self, name: &'a str) {
         if self.protocols.len() < MAX_PROTOCOLS {
             self.protocols.push(name);
+        } else {
+            self.dropped.1 += 1;
         }
     }
 
@@ -213,6 +219,7 @@ mod tests {
                 protocol_version: Some("5"),
                 agent_version: Some("6"),
                 signed_peer_record: Some(&[8]),
+                dropped: (0, 0),
             }
         );
     }
@@ -306,6 +313,7 @@ mod tests {
             protocol_version: Some("ipfs/0.1.0"),
             agent_version: Some("agent"),
             signed_peer_record: Some(b"record"),
+            dropped: (0, 0),
         };
         let mut bytes = Vec::new();
         full.encode_split(&mut bytes);
@@ -360,6 +368,7 @@ mod tests {
                 protocol_version: texts[0].as_deref(),
                 agent_version: texts[1].as_deref(),
                 signed_peer_record: fields[2].as_deref(),
+                dropped: (0, 0),
             };
             let bytes = encoded(&message);
             for end in 0..bytes.len() {

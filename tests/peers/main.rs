@@ -43,6 +43,7 @@ mod leaving;
 mod limits;
 mod punching;
 mod refusals;
+mod remembering;
 mod reserve;
 mod shutdown;
 mod stalling;

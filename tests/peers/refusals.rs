@@ -14,6 +14,7 @@ over_both_muxers! {
     reservations_above_the_maximum_are_refused
     circuits_above_a_peers_maximum_are_refused
     circuits_above_the_total_are_refused
+    connections_above_a_peers_maximum_are_closed
     denied_peers_get_and_give_nothing
     only_allowed_peers_reserve
     a_target_that_does_not_take_the_circuit_is_told
@@ -87,6 +88,24 @@ async fn circuits_above_the_total_are_refused(muxer: Muxer) {
     drop(held);
     server.until(CIRCUITS, 0.0).await;
     hop::circuit(&other, &server, &spare, &mut spare_offers).await;
+}
+
+async fn connections_above_a_peers_maximum_are_closed(muxer: Muxer) {
+    let server = Server::start(&["connections.per_peer_max=1"]);
+    let key = Keypair::generate_ed25519();
+    let mut first = Peer::with_key(&key, Kind::Bare, muxer);
+    first.connect(&server).await;
+    hop::reserved(&first, &server).await;
+    let mut second = Peer::with_key(&key, Kind::Bare, muxer);
+    second.connect(&server).await;
+    second.until_disconnected(server.peer_id()).await;
+    let refused = r#"waystation_sockets_refused_total{reason="per_peer"}"#;
+    server.until(refused, 1.0).await;
+    // The one that is there goes on, and so does what it holds.
+    hop::reserved(&first, &server).await;
+    let metrics = server.metrics().await;
+    let connections = r#"waystation_limit_used{limit="connections.max"}"#;
+    assert_eq!(metrics.value(connections), 1.0);
 }
 
 async fn denied_peers_get_and_give_nothing(muxer: Muxer) {

@@ -56,6 +56,9 @@ impl Link for Fake {
     }
 }
 
+type Max = Box<dyn Fn() -> usize>;
+type Listed = Box<dyn Fn(&PeerId) -> bool>;
+
 /// A table of fakes, and the trimmer that sees to it.
 struct Scene {
     connections: Arc<Connections>,
@@ -63,7 +66,7 @@ struct Scene {
     ended: Arc<Mutex<Vec<(PeerId, Ending)>>>,
     max: Arc<AtomicUsize>,
     listed: Arc<Mutex<Vec<PeerId>>>,
-    trimmer: Trimmer<Box<dyn Fn() -> usize>, Box<dyn Fn(&PeerId) -> bool>>,
+    trimmer: Trimmer<Max, Listed>,
 }
 
 impl Scene {
@@ -83,9 +86,8 @@ impl Scene {
             connections: Arc::clone(&connections),
             metrics: Arc::clone(&metrics.trimming),
             pressure: Pressure::new(BUDGET),
-            max: Box::new(move || max_.load(Ordering::Relaxed)) as Box<dyn Fn() -> usize>,
-            listed: Box::new(move |peer: &PeerId| listed_.lock().contains(peer))
-                as Box<dyn Fn(&PeerId) -> bool>,
+            max: Box::new(move || max_.load(Ordering::Relaxed)) as Max,
+            listed: Box::new(move |peer: &PeerId| listed_.lock().contains(peer)) as Listed,
             rest_until: None,
         };
         Self {

@@ -44,6 +44,7 @@ use crate::{
         circuits::Circuits,
         connections::{Connections, Marks},
         limits::{Buffers, Limits, StreamLimits},
+        peerstore::Peerstore,
         reservations::Reservations,
     },
     wire::{
@@ -142,7 +143,7 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses);
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
         let buffers = Buffers::new(config.connections.buffers_max);
         pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
@@ -168,12 +169,18 @@ impl Server {
             addresses,
         };
         let streams = StreamLimits::new(&config);
+        let peerstore = Peerstore::new(
+            &config.peerstore,
+            Arc::clone(&metrics.peerstore),
+            clock::now(),
+        );
         Self {
             context: Arc::new(Context::new(
                 menu,
                 answer,
                 relay,
                 connections,
+                peerstore,
                 metrics,
                 streams,
             )),
@@ -309,7 +316,14 @@ impl Server {
         assert!(context.connections.is_clear(), "connections");
         assert!(context.relay.circuits.is_clear(), "circuits");
         assert!(context.relay.reservations.is_clear(), "reservations");
-        assert!(context.peers.is_empty(), "what peers said");
+        let peerstore = &context.peerstore;
+        // What is not connected any more expires.
+        let later = clock::now() + Duration::from_secs(7 * 24 * 60 * 60);
+        for stripe in 0..peerstore.stripes() {
+            peerstore.sweep(stripe, later);
+        }
+        assert!(peerstore.is_empty(), "peers that count as connected");
+        assert_eq!(peerstore.usage().bytes.0, 0, "what is left of them");
         assert_eq!(self.limits.usage().total.taken, 0, "connection permits");
         assert_eq!(self.limits.usage().peers, 0, "peers with connections");
         assert!(context.streams.is_clear(), "stream permits");

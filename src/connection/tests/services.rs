@@ -3,11 +3,14 @@
 use libp2p_identity::PeerId;
 
 use super::peer::{MUXERS, Peer, Server, agreement};
+use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, negotiate::ROUNDS_MAX};
 use crate::identity::Identity;
 use crate::service::{identify, ping};
+use crate::state::peerstore::{ADDRESSES_MAX, Class, Source};
 use crate::wire::{
+    envelope::{self, Envelope, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, PeerRecord},
     hex,
     identify::Identify,
     length_delimited,
@@ -154,7 +157,7 @@ async fn identify_is_answered_even_to_one_that_has_ended_its_side() {
         peer.until_agreed(stream, identify::PROTOCOL).await;
         let heard = &peer.ear.streams[&stream].bytes;
         let (answer, used) = Identify::decode(heard).expect("an identify message");
-        assert_eq!(used, heard.len());
+        assert!(used < heard.len(), "the record comes behind it");
         assert!(answer.protocols.contains(&HOP_PROTOCOL));
         assert_eq!(answer.agent_version, Some(identify::AGENT));
         peer.leave().await;
@@ -221,15 +224,128 @@ async fn what_a_peer_says_of_itself_is_kept() {
                 }
                 peer.finish(stream);
                 peer.until_finished(stream).await;
-                let known = server.context.peers.get(&peer.id).expect("known");
+                let peerstore = &server.context.peerstore;
+                let known = peerstore.get(&peer.id, clock::now()).expect("known");
                 assert_eq!(known.agent.as_deref(), Some("agent/1"));
-                assert_eq!(known.addresses().count(), 1, "the one that can be read");
+                assert_eq!(known.addresses.len(), 1, "the one that can be read");
+                assert_eq!(known.addresses[0].class, Class::Connected);
                 peer.assert_alive().await;
                 peer.leave().await;
                 server.assert_clear();
             }
         }
     }
+}
+
+/// go sends its signed record in a message of its own behind the first.
+#[tokio::test]
+async fn a_signed_record_comes_in_a_second_message_and_is_preferred() {
+    let identity = Identity::generate();
+    let record = record_of(&identity, 9, &hex("04c0000202060fa1"));
+    let mut said = message("agent/1", None, &[&hex("04c0000201060fa1")]);
+    Identify {
+        signed_peer_record: Some(&record),
+        ..Identify::default()
+    }
+    .encode(&mut said);
+    for saying in [Saying::Asked, Saying::Pushed] {
+        let server = Server::new();
+        let mut peer = server.connect_as(identity.peer_id(), MUXERS[0]).await;
+        let stream = saying.stream(&mut peer).await;
+        peer.write(stream, &said);
+        peer.finish(stream);
+        peer.until_finished(stream).await;
+        let peerstore = &server.context.peerstore;
+        let known = peerstore.get(&peer.id, clock::now()).expect("known");
+        assert_eq!(known.record, Some((9, record.clone())));
+        let addresses: Vec<_> = known.addresses.iter().collect();
+        assert_eq!(addresses.len(), 1);
+        assert_eq!(addresses[0].address.to_vec(), hex("04c0000202060fa1"));
+        assert_eq!(addresses[0].source, Source::Record);
+        peer.leave().await;
+        server.assert_clear();
+    }
+}
+
+/// What goes beyond the bounds is left out and counted; the peer stays.
+#[tokio::test]
+async fn a_flood_of_addresses_and_protocols_is_cut_and_counted() {
+    let addresses: Vec<Vec<u8>> = (0..5_000u32)
+        .map(|index| {
+            let [.., high, low] = index.to_be_bytes();
+            vec![4, 8, 8, high, low, 6, 0x0f, 0xa1]
+        })
+        .collect();
+    let names: Vec<String> = (0..10_000).map(|index| format!("/{index}")).collect();
+    let mut said = Vec::new();
+    for (addresses, names) in addresses.chunks(625).zip(names.chunks(1_250)) {
+        Identify {
+            agent_version: Some("agent/1"),
+            listen_addrs: addresses[..400].iter().map(Vec::as_slice).collect(),
+            protocols: names[..400].iter().map(String::as_str).collect(),
+            ..Identify::default()
+        }
+        .encode(&mut said);
+    }
+    let server = Server::new();
+    let mut peer = server.connect(MUXERS[0]).await;
+    let stream = Saying::Pushed.stream(&mut peer).await;
+    for piece in said.chunks(16 * 1024) {
+        peer.write(stream, piece);
+        peer.send().await;
+    }
+    peer.finish(stream);
+    peer.until_finished(stream).await;
+    let known = server.context.peerstore.get(&peer.id, clock::now());
+    assert_eq!(known.expect("known").addresses.len(), ADDRESSES_MAX);
+    let refusals = |reason| server.context.metrics.peerstore.refusals(reason);
+    assert_eq!(refusals("addresses"), 8 * 400 - ADDRESSES_MAX as u64);
+    assert!(refusals("protocols") > 0);
+    peer.assert_alive().await;
+    peer.leave().await;
+    server.assert_clear();
+}
+
+/// The answer to identify carries our own record, which every reader accepts.
+#[tokio::test]
+async fn our_answer_brings_a_record_that_we_have_signed() {
+    let server = Server::new();
+    let mut peer = server.connect(MUXERS[0]).await;
+    let stream = peer.propose(identify::PROTOCOL);
+    peer.until_agreed(stream, identify::PROTOCOL).await;
+    peer.until_finished(stream).await;
+    let bytes = &peer.ear.streams[&stream].bytes;
+    let (first, used) = Identify::decode(bytes).expect("a first message");
+    assert_eq!(
+        first.signed_peer_record, None,
+        "the first is for all readers"
+    );
+    let (second, _) = Identify::decode(&bytes[used..]).expect("a second message");
+    let record = second.signed_peer_record.expect("a record");
+    let (envelope, _) = Envelope::decode(record).expect("an envelope");
+    let (record, signer) = PeerRecord::open(&envelope).expect("ours");
+    assert_eq!(signer.encode_protobuf(), first.public_key.expect("a key"));
+    assert_eq!(record.addresses, first.listen_addrs);
+    peer.leave().await;
+    server.assert_clear();
+}
+
+fn record_of(identity: &Identity, seq: u64, address: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    PeerRecord {
+        peer_id: &identity.peer_id().to_bytes(),
+        seq,
+        addresses: vec![address],
+    }
+    .encode(&mut payload);
+    let key = identity.public_key_protobuf();
+    envelope::seal(
+        PEER_RECORD_DOMAIN,
+        PEER_RECORD_TYPE,
+        &payload,
+        key,
+        |bytes| identity.sign(bytes).expect("a signature"),
+    )
 }
 
 #[tokio::test]
@@ -260,7 +376,9 @@ async fn what_is_no_identify_message_resets_its_stream_and_nothing_is_kept() {
                     peer.finish(stream);
                 }
                 peer.until_reset(stream).await;
-                assert!(server.context.peers.is_empty(), "{what}");
+                let peerstore = &server.context.peerstore;
+                let known = peerstore.get(&peer.id, clock::now()).expect("connected");
+                assert_eq!((known.agent, known.addresses.len()), (None, 0), "{what}");
                 peer.assert_alive().await;
                 peer.leave().await;
                 server.assert_clear();

@@ -18,7 +18,7 @@ use crate::{
         circuits::{Circuit, Circuits},
         leg::{Effects, Gone, Leg, StreamKey},
         limits::{ConnectionPermit, Limits},
-        peers::Peers,
+        peerstore::{Announcement, Peerstore, Speaker},
         reservations::Reservations,
     },
 };
@@ -325,7 +325,7 @@ struct Everything {
     metrics: Arc<Metrics>,
     reservations: Reservations,
     circuits: Circuits,
-    peers: Peers,
+    peerstore: Peerstore,
 }
 
 struct Held {
@@ -348,7 +348,11 @@ impl Everything {
             limits: Limits::new(&config.connections),
             reservations: Reservations::new(&config.relay, table(), Arc::clone(&metrics.relay)),
             circuits: Circuits::new(&config.relay, table(), Arc::clone(&metrics.circuits)),
-            peers: Peers::default(),
+            peerstore: Peerstore::new(
+                &config.peerstore,
+                Arc::clone(&metrics.peerstore),
+                clock::now(),
+            ),
             connections,
             metrics,
         }
@@ -369,9 +373,11 @@ impl Everything {
             ip_version: IpVersion::V4,
         };
         let link = Arc::new(Fake::default()) as Arc<dyn Link>;
+        let id = self.connections.register(peer, REMOTE, link, now);
+        self.peerstore.connected(&peer, id, now);
         Some(Held {
             peer,
-            id: self.connections.register(peer, REMOTE, link, now),
+            id,
             _permit: permit,
             _guard: self.metrics.connections.opened(labels, now),
             circuit: None,
@@ -387,7 +393,21 @@ impl Everything {
                     self.reservations
                         .reserve(held.peer, REMOTE, held.id, Standing::default(), now);
             }
-            1 => self.peers.learn(held.peer, held.id, None, [], []),
+            1 => {
+                let speaker = Speaker {
+                    peer: held.peer,
+                    connection: held.id,
+                    remote: (REMOTE, 1).into(),
+                };
+                let announcement = Announcement {
+                    agent: Some("agent"),
+                    protocols: None,
+                    addresses: [],
+                    complete: true,
+                    record: None,
+                };
+                self.peerstore.announced(&speaker, announcement, now);
+            }
             2 => {
                 held.circuit = self
                     .circuits
@@ -408,8 +428,11 @@ impl Everything {
     fn close(&self, held: Held) {
         if let Presence::Left(newest) = self.connections.unregister(&held.peer, held.id) {
             self.reservations.release(&held.peer, newest);
-            self.peers.forget(&held.peer, newest);
+            let remote = (REMOTE, 1).into();
+            self.peerstore
+                .disconnected(&held.peer, newest, remote, clock::now());
         }
+        drop(held);
     }
 }
 
@@ -460,14 +483,20 @@ fn ten_thousand_opens_and_closes_on_eight_threads_end_at_zero_everywhere() {
         metrics,
         reservations,
         circuits,
-        peers,
+        peerstore,
     } = everything;
     assert!(connections.is_clear());
     assert_eq!(limits.usage().total.taken, 0);
     assert_eq!(limits.usage().transient.taken, 0);
     assert!(reservations.is_clear());
     assert!(circuits.is_clear());
-    assert!(peers.is_empty());
+    // Nobody counts as connected: all of them expire.
+    let later = clock::now() + Duration::from_secs(7 * 24 * 60 * 60);
+    for stripe in 0..peerstore.stripes() {
+        peerstore.sweep(stripe, later);
+    }
+    assert!(peerstore.is_empty());
+    assert_eq!(peerstore.usage().bytes.0, 0);
     let occupancy = metrics.occupancy();
     for usage in [
         occupancy.connections,
