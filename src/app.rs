@@ -13,6 +13,7 @@ mod observe;
 mod peers;
 mod server;
 mod shutdown;
+mod store;
 mod supervisor;
 mod trimmer;
 mod worker;
@@ -24,7 +25,7 @@ use multiaddr::Multiaddr;
 use crate::config::Loaded;
 use crate::identity::KeyFile;
 
-use server::Server;
+use server::{Files, Server};
 
 /// Runs the server until it is told to stop.
 ///
@@ -33,8 +34,12 @@ use server::Server;
 /// else is the system's.
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
-    // First what makes nothing when it is refused.
-    let systems = server::open_asn_database(&loaded)?;
+    // Files that the operator wrote come first: nothing is made before them.
+    let files = Files {
+        lists: loaded.access_lists()?,
+        token: loaded.admin_token()?,
+        systems: server::open_asn_database(&loaded)?,
+    };
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
@@ -45,7 +50,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let server = Server::start(&loaded, identity, systems).await?;
+        let server = Server::start(&loaded, identity, files).await?;
         banner(&server)?;
         server.run().await
     })

@@ -7,9 +7,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     clock,
+    config::{Loaded, Subject},
     connection::Context,
     state::{access::rulebook::Rulebook, leg::Ending},
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// How late a rule may end.
@@ -20,10 +21,17 @@ const LOOKS_PER_RETRY: u32 = 10;
 
 /// The rules that the store has, and what a new one does to what is open: a
 /// closed connection takes its peer's reservation and circuits with it.
-pub(super) fn rulebook(context: &Arc<Context>, store: Arc<Store>) -> Result<Rulebook, StoreError> {
+///
+/// # Errors
+/// The line about `state.directory` if the store cannot be read.
+pub(super) fn rulebook(
+    loaded: &Loaded,
+    context: &Arc<Context>,
+    store: &Arc<Store>,
+) -> anyhow::Result<Arc<Rulebook>> {
     let access = Arc::clone(&context.relay.access);
     let context = Arc::downgrade(context);
-    Rulebook::load(access, store, clock::unix_seconds(), move |subject| {
+    let cut = move |subject: &Subject| {
         let Some(context) = context.upgrade() else {
             return 0;
         };
@@ -33,7 +41,10 @@ pub(super) fn rulebook(context: &Arc<Context>, store: Arc<Store>) -> Result<Rule
         );
         context.metrics.access.closed(closing);
         closing
-    })
+    };
+    let rulebook = Rulebook::load(access, Arc::clone(store), clock::unix_seconds(), cut)
+        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    Ok(Arc::new(rulebook))
 }
 
 /// Ends rules when it is time, and writes what the store did not take before.

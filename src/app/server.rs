@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
     clock,
-    config::{Config, ConfigError, Loaded},
+    config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
     listener::{Inherited, Listeners},
@@ -31,8 +31,16 @@ use crate::{
 };
 
 use super::{
-    access, interfaces, observe::observe, peers, shutdown, supervisor::Supervisor, trimmer, worker,
+    access, interfaces, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
+    worker,
 };
+
+/// What the files that the configuration names hold.
+pub(super) struct Files {
+    pub(super) lists: AccessLists,
+    pub(super) token: Option<String>,
+    pub(super) systems: Option<AsnDatabase>,
+}
 
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
@@ -59,7 +67,7 @@ impl Server {
     pub(super) async fn start(
         loaded: &Loaded,
         identity: Identity,
-        systems: Option<AsnDatabase>,
+        files: Files,
     ) -> anyhow::Result<Self> {
         let config = &loaded.config;
         raise_descriptor_limit();
@@ -77,8 +85,8 @@ impl Server {
             identity.peer_id(),
         );
         let metrics = Metrics::new();
-        let access = Access::new(config, &loaded.access_lists()?, &metrics.access);
-        let store = open_store(loaded, &metrics)?;
+        let access = Access::new(config, &files.lists, &metrics.access);
+        let store = store::open(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
         let listed = addresses.all();
         let buffers = Buffers::new(config.connections.buffers_max);
@@ -87,13 +95,13 @@ impl Server {
                 config, &identity, addresses, access, &buffers, &metrics, &store,
             )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::with_systems(&config.connections, systems),
+            limits: Limits::with_systems(&config.connections, files.systems),
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
-        let rulebook = rulebook(loaded, &shared.context, &store)?;
-        let admin = bind_admin(loaded, &metrics, &health, &rulebook).await?;
+        let rulebook = access::rulebook(loaded, &shared.context, &store)?;
+        let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
@@ -191,33 +199,6 @@ fn background(
     });
 }
 
-/// The rules that were made at run time, with the power to cut.
-fn rulebook(
-    loaded: &Loaded,
-    context: &Arc<Context>,
-    store: &Arc<Store>,
-) -> anyhow::Result<Arc<Rulebook>> {
-    let rulebook = access::rulebook(context, Arc::clone(store))
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
-    Ok(Arc::new(rulebook))
-}
-
-/// The store, with a line about a file that could not be used.
-fn open_store(loaded: &Loaded, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
-    let directory = &loaded.config.state.directory;
-    let opened = Store::open(directory, Arc::clone(&metrics.store))
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
-    if let Some(aside) = opened.set_aside {
-        tracing::warn!(
-            file = %aside.from.display(),
-            reason = %aside.reason,
-            kept_as = %aside.path.display(),
-            "the store cannot be used and was set aside; starting with an empty one"
-        );
-    }
-    Ok(Arc::new(opened.store))
-}
-
 fn context(
     config: &Config,
     identity: &Identity,
@@ -288,6 +269,7 @@ fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<Upgra
 
 async fn bind_admin(
     loaded: &Loaded,
+    token: Option<String>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
     rulebook: &Arc<Rulebook>,
@@ -300,7 +282,6 @@ async fn bind_admin(
         health: Arc::clone(health),
         rulebook: Arc::clone(rulebook),
     };
-    let token = loaded.admin_token()?;
     let server = AdminServer::bind(address, state, token)
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;

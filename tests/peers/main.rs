@@ -47,6 +47,7 @@ mod remembering;
 mod reserve;
 mod shutdown;
 mod stalling;
+mod store;
 mod trimming;
 
 use std::time::Duration;

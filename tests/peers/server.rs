@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,6 +159,18 @@ impl Server {
         } else {
             Err(String::from_utf8(output.stderr).unwrap())
         }
+    }
+
+    /// Where it keeps what outlives it.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// What it has logged so far that holds these words.
+    pub(crate) fn log_lines(&self, words: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
+        let lines = log.lines().filter(|line| line.contains(words));
+        lines.map(str::to_owned).collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
