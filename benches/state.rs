@@ -141,7 +141,7 @@ impl State for Ours {
     }
 
     fn credit(&self, peer: &PeerId, now: Instant) {
-        self.connections.credit(peer, Tag::Identified, now);
+        self.connections.credit(peer, Tag::Relayed, now);
     }
 
     fn leave(&self, visitor: &Visitor, open: ConnectionId, now: Instant) {
@@ -161,8 +161,11 @@ struct Plain {
     protocols: Vec<String>,
 }
 
+/// One connection: its number, how to reach it, since when.
+type PlainOpen = (u64, Arc<dyn Link>, Instant);
+
 struct Theirs {
-    links: DashMap<PeerId, Vec<(u64, Arc<dyn Link>, Instant)>>,
+    links: DashMap<PeerId, Vec<PlainOpen>>,
     values: DashMap<PeerId, u64>,
     known: DashMap<PeerId, Plain>,
     next: AtomicU64,
@@ -307,12 +310,29 @@ fn waits(metrics: &Metrics) -> (u64, u64) {
     let text = metrics.render();
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|value| value.trim().parse::<f64>().ok())
-            .map_or(0, |value| value as u64)
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0)
     };
     let all = value(&format!("{SERIES}_count "));
     let short = value(&format!("{SERIES}_bucket{{le=\"0.00005\"}} "));
     (all, all - short)
+}
+
+/// The plain tables with the peers that stay, and the bytes for each of these.
+fn plain(staying: &[Visitor], link: Arc<dyn Link>, now: Instant) -> (Arc<Theirs>, f64) {
+    let before = allocated();
+    let theirs = Arc::new(Theirs {
+        links: DashMap::new(),
+        values: DashMap::new(),
+        known: DashMap::new(),
+        next: AtomicU64::new(0),
+        link,
+    });
+    for visitor in staying {
+        theirs.come(visitor, now);
+    }
+    let bytes = (allocated() - before) as f64 / staying.len() as f64;
+    (theirs, bytes)
 }
 
 fn main() {
@@ -346,18 +366,7 @@ fn main() {
         ours.come(visitor, now);
     }
     let ours_bytes = (allocated() - before) as f64 / f64::from(size.staying);
-    let before = allocated();
-    let theirs = Arc::new(Theirs {
-        links: DashMap::new(),
-        values: DashMap::new(),
-        known: DashMap::new(),
-        next: AtomicU64::new(0),
-        link,
-    });
-    for visitor in staying.iter() {
-        theirs.come(visitor, now);
-    }
-    let theirs_bytes = (allocated() - before) as f64 / f64::from(size.staying);
+    let (theirs, theirs_bytes) = plain(&staying, link, now);
 
     let (waits_before, long_before) = waits(&metrics);
     let (mut best, mut visits) = ([0_f64; 2], 0);

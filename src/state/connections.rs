@@ -330,4 +330,15 @@ impl Peer {
 }
 
 #[cfg(test)]
+pub(in crate::state) mod tests_support {
+    //! Ids for tests of what is kept by connection.
+
+    use super::ConnectionId;
+
+    pub(in crate::state) fn connection(number: u64) -> ConnectionId {
+        ConnectionId(number)
+    }
+}
+
+#[cfg(test)]
 mod tests;
