@@ -234,11 +234,17 @@ fn a_directory_that_is_none_is_refused() {
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }
 
+/// Where redb's file says which of its two commit slots is the newest (its
+/// design document: behind the nine bytes of the magic number).
+const NEWEST_COMMIT_AT: usize = 9;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever happens to the file's bytes: it opens with everything, or it
-    /// is set aside. Nothing in between, and no panic.
+    /// is set aside. Nothing in between, and no panic. One byte tells which of
+    /// the last two commits is the newest; if it flips, the one before is whole
+    /// and true, and here that is an empty one.
     #[test]
     fn flipped_bytes_are_noticed(
         flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..8),
@@ -246,6 +252,7 @@ proptest! {
     ) {
         let (directory, path) = filled();
         let mut bytes = fs::read(&path).unwrap();
+        let newest = bytes[NEWEST_COMMIT_AT];
         let range = if in_header { 512 } else { bytes.len() };
         for (index, mask) in flips {
             bytes[index.index(range)] ^= mask;
@@ -256,7 +263,8 @@ proptest! {
         if opened.set_aside.is_some() {
             prop_assert!(found.is_empty());
         } else {
-            prop_assert_eq!(found.len(), 200);
+            let one_before = bytes[NEWEST_COMMIT_AT] != newest && found.is_empty();
+            prop_assert!(found.len() == 200 || one_before);
             prop_assert!(found.iter().all(|(_, value)| value == &[7; 400]));
         }
         opened.store.apply(Table::Peers, &[put(1, b"new")]).unwrap();
