@@ -29,13 +29,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_GAP: Duration = Duration::from_millis(100);
 
 /// Connections told to end before others get their turn. A goodbye is a record,
-/// a write and the end of a task, some 30 µs of a worker: a batch holds a
-/// worker up for a quarter of a millisecond.
-const BATCH: usize = 16;
+/// a write and the end of a task, some 30 µs of a worker: a batch holds
+/// circuits up for a tenth of a millisecond. With 16, their p99 was 2.5 times
+/// what it is without a trim (`loadtest trim`, 2026-11-20).
+const BATCH: usize = 4;
 
-/// Pause behind a batch. With it, 4,000 connections go in a second, and a
-/// worker spends at most an eighth of its time on them.
-const PAUSE: Duration = Duration::from_millis(4);
+/// Pause behind a batch, the shortest that the timer has. With it, some 2,000 to
+/// 4,000 connections go in a second, and the workers together spend at most an
+/// eighth of a core on them.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Rest after a trim at high water that found too few: until something has
 /// left its grace there is nothing new to find.
