@@ -98,6 +98,7 @@ impl Link for Egress {
                     (writer, Batch::default())
                 } else {
                     mem::swap(&mut writer.carried, &mut state.carried);
+                    state.of_circuits = 0;
                     (writer, mem::take(&mut state.batch))
                 }
             };
@@ -169,6 +170,7 @@ impl Egress {
     fn settle_write(&self, writer: Box<Writer>, outcome: Outcome, effects: &mut Effects) -> bool {
         let mut state = self.state.lock();
         let closed = state.phase == Phase::Closed;
+        state.written = writer.total;
         match outcome {
             Outcome::Failed => {
                 state.phase = Phase::Closed;

@@ -179,7 +179,11 @@ impl State {
                 Some(_) | None => self.carried.push((entry.key, length)),
             }
         }
+        let before = self.batch.len();
         frames::data(muxer, entry.key.id, greeting, bytes, &mut self.batch);
+        if entry.upstream.is_some() {
+            self.of_circuits += self.batch.len() - before;
+        }
     }
 
     /// Bytes of a stream have left: owes its sender their credit.

@@ -7,10 +7,12 @@ use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp::OwnedReadHalf};
 
 use super::*;
+use crate::connection::pool;
 use crate::connection::tests::ear::{Ear, Session};
 use crate::engine::{demux::StreamId, record::OpenKey};
 use crate::metrics::Metrics;
 use crate::state::leg::{Gone, Leg};
+use crate::state::limits::Buffers;
 use crate::wire::yamux::INITIAL_WINDOW;
 
 const KEY: [u8; 32] = [5; 32];
@@ -449,6 +451,27 @@ async fn a_peer_that_asks_and_does_not_read_is_given_up() {
             .deliver(Command::Close(crate::state::leg::Ending::Shutdown));
         assert!(offered.is_err(), "nothing new is taken");
     }
+}
+
+/// What circuits carry is not held against the peer: they end by themselves.
+#[tokio::test]
+async fn without_memory_a_peer_that_asks_and_does_not_read_is_given_up_soon() {
+    let mut pair = Pair::new(Muxer::Yamux).await;
+    let stream = pair.join(0);
+    pair.clog(stream);
+    let account = Buffers::new(Some(1));
+    pool::observe_pool(Arc::clone(&pair.metrics.pools), Arc::clone(&account));
+    account.add(1 << 50);
+    let before = pair.batched();
+    assert!(before > OWN_MAX);
+    let mut pongs = 0;
+    while pair.egress.take_signals() & signal::FAILED == 0 {
+        pair.egress.pong(0, &mut pair.effects);
+        pair.settle();
+        pongs += 1;
+        assert!(pair.batched() - before <= OWN_MAX + 64);
+    }
+    assert!(pongs > 1_000, "given up after {pongs}");
 }
 
 #[tokio::test]
