@@ -237,7 +237,8 @@ impl Connection {
         let permit = if pool::is_full() {
             Err(StreamRefusal::Memory)
         } else {
-            self.context.streams.accept(self.table.accepted())
+            let (open, idle) = (self.table.accepted(), self.table.idle());
+            self.context.streams.accept(open, idle)
         };
         let permit = match permit {
             Ok(permit) => permit,
