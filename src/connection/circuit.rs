@@ -137,6 +137,14 @@ impl Connection {
                 .join(source.stream, pass.output, destination, pass.effects)
                 .is_ok();
         if !told {
+            // The source may have been told that it is joined, and there is no
+            // memory for the answer that it waits for.
+            source.link.reset(
+                source.stream,
+                reset_code::RESOURCE_LIMIT,
+                false,
+                pass.effects,
+            );
             self.reset_stream(stream, reset_code::NONE, pass);
             return;
         }
