@@ -240,12 +240,12 @@ fn context(
         access: Arc::new(access),
         addresses,
         reservations: Reservations::new(
-            &config.relay,
+            config,
             Arc::clone(&connections),
             Arc::clone(&metrics.relay),
         ),
         circuits: Circuits::new(
-            &config.relay,
+            config,
             Arc::clone(&connections),
             Arc::clone(&metrics.circuits),
         )

@@ -12,7 +12,7 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{ConfigError, Fault, Loaded, Origin, nested};
+use super::{Config, ConfigError, Fault, Loaded, Origin, nested};
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -31,6 +31,18 @@ const BANDWIDTH_MIN: u64 = 16 * 1024;
 const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
+
+impl Config {
+    /// Circuits that one connection's target bears: what is left of its streams
+    /// beside those that it may open and our question who it is.
+    #[must_use]
+    pub fn circuits_borne(&self) -> usize {
+        let theirs = self.connections.streams_max.saturating_add(1);
+        YAMUX_STREAMS_MAX
+            .saturating_sub(theirs)
+            .max(self.relay.circuits_per_peer_max)
+    }
+}
 
 /// All rules, for a configuration whose values could all be read. Lowers
 /// defaults to the limits around them.
@@ -214,7 +226,7 @@ impl Check<'_> {
     fn streams_fit_one_connection(&mut self) {
         let theirs = self.loaded.config.connections.streams_max;
         let ours = self.loaded.config.relay.circuits_per_peer_max;
-        if theirs + ours > YAMUX_STREAMS_MAX {
+        if theirs.saturating_add(ours) > YAMUX_STREAMS_MAX {
             let origin = self.loaded.origin("connections.streams_max").phrase();
             self.refuse(
                 "relay.circuits_per_peer_max",

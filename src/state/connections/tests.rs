@@ -346,8 +346,8 @@ impl Everything {
         let table = || Arc::clone(&connections);
         Self {
             limits: Limits::new(&config.connections),
-            reservations: Reservations::new(&config.relay, table(), Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, table(), Arc::clone(&metrics.circuits)),
+            reservations: Reservations::new(&config, table(), Arc::clone(&metrics.relay)),
+            circuits: Circuits::new(&config, table(), Arc::clone(&metrics.circuits)),
             peerstore: Peerstore::new(
                 &config.peerstore,
                 Arc::clone(&metrics.peerstore),
