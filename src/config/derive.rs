@@ -6,6 +6,8 @@
 //! operator reads it. A value that somebody set is never touched; whether the
 //! values fit each other is looked at afterwards, in `nested.rs`.
 
+use std::collections::BTreeSet;
+
 use super::value::units::show_size;
 use super::{Config, Host, Loaded, Origin, schema::Key};
 
@@ -27,6 +29,9 @@ const DESCRIPTORS_RESERVED: u64 = 256;
 const MEMORY_LEAST: u64 = 32 << 20;
 /// Least room for buffers: that of a few dozen circuits at full speed.
 const BUFFERS_LEAST: u64 = 32 << 20;
+/// Least room for buffers of each worker: a few connections' batches, and the
+/// lumps in which it tells how many bytes it holds.
+const BUFFERS_PER_WORKER: u64 = 1 << 20;
 
 /// Known peers that are worth a peerstore, however few are connected.
 const PEERS_LEAST: usize = 10_000;
@@ -169,8 +174,14 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         key: "connections.buffers_max",
         of: "",
-        text: "a quarter of the memory, at least 32 MiB",
-        set: |config, host| config.connections.buffers_max = Some(buffers(host)),
+        text: "a quarter of the memory, at least 32 MiB and 1 MiB for each worker",
+        set: |config, host| {
+            let workers = match config.runtime.workers {
+                0 => host.cores,
+                count => count,
+            };
+            config.connections.buffers_max = Some(buffers(host).max(buffers_least(workers)));
+        },
     },
     Rule {
         key: "peerstore.peers_max",
@@ -284,20 +295,76 @@ pub(super) fn fill_in(loaded: &mut Loaded, host: &Host) {
         };
         loaded.derived.insert(rule.key, Origin::Derived(from));
     }
+    note(loaded, host);
+}
+
+/// Tells what the host does not bear, be it that a default is lower for it or
+/// that somebody has set more.
+fn note(loaded: &mut Loaded, host: &Host) {
     let connections_max = loaded.config.connections.max;
+    let mut notes = Vec::new();
     if !loaded.origins.contains_key("connections.max") {
         if connections_max < CONNECTIONS_WANTED {
-            loaded.notes.push(format!(
+            notes.push(format!(
                 "connections.max is {connections_max} instead of {CONNECTIONS_WANTED}: no more fit into {}",
                 scarcer(host)
             ));
         }
-    } else if connections_max as u64 > by_descriptors(host) {
-        loaded.notes.push(format!(
-            "connections.max = {connections_max} needs {} descriptors; the hard limit is {}",
-            connections_max as u64 + DESCRIPTORS_RESERVED,
-            host.descriptors
-        ));
+    } else {
+        let wanted = connections_max as u64;
+        if wanted > by_descriptors(host) {
+            notes.push(format!(
+                "connections.max = {connections_max} needs {} descriptors; the hard limit is {}",
+                wanted.saturating_add(DESCRIPTORS_RESERVED),
+                host.descriptors
+            ));
+        }
+        if wanted > by_memory(host) {
+            notes.push(format!(
+                "connections.max = {connections_max} needs {} of memory; the host has {}",
+                show_size(wanted.saturating_mul(MEMORY_PER_CONNECTION)),
+                show_size(host.memory_bytes >> 20 << 20)
+            ));
+        }
+    }
+    let config = &loaded.config;
+    for (key, size) in [
+        ("memory.max", config.memory.max),
+        ("connections.buffers_max", config.connections.buffers_max),
+        ("peerstore.memory_max", config.peerstore.memory_max),
+    ] {
+        if let Some(size) = size.filter(|size| *size > host.memory_bytes)
+            && loaded.origins.contains_key(key)
+        {
+            notes.push(format!(
+                "{key} = {} is above {}",
+                show_size(size),
+                memory(host)
+            ));
+        }
+    }
+    loaded.notes.extend(notes);
+}
+
+/// Fills in again what follows from values in `moved`, to which it adds what
+/// moves thereby. What somebody set, and what is there already, stays.
+pub(super) fn follow(loaded: &mut Loaded, moved: &mut BTreeSet<&'static str>) {
+    let host = loaded.host;
+    for rule in RULES {
+        let stays = loaded.origins.contains_key(rule.key) || moved.contains(rule.key);
+        if stays || !moved.contains(rule.of) {
+            continue;
+        }
+        let (Some(key), Some(of)) = (Key::find(rule.key), Key::find(rule.of)) else {
+            continue;
+        };
+        let before = (key.show)(&loaded.config);
+        (rule.set)(&mut loaded.config, &host);
+        if (key.show)(&loaded.config) != before {
+            moved.insert(rule.key);
+        }
+        let from = format!("{} = {}", rule.of, (of.show)(&loaded.config));
+        loaded.derived.insert(rule.key, Origin::Derived(from));
     }
 }
 
@@ -323,6 +390,11 @@ fn scarcer(host: &Host) -> String {
     } else {
         memory(host)
     }
+}
+
+/// Each worker tells of its bytes in lumps, for which there has to be room.
+pub(super) fn buffers_least(workers: usize) -> u64 {
+    BUFFERS_PER_WORKER.saturating_mul(workers as u64)
 }
 
 fn buffers(host: &Host) -> u64 {
@@ -367,15 +439,20 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn load(settings: &[&str], memory_bytes: u64, descriptors: u64) -> Loaded {
-        let sources = Sources {
+    fn sources(settings: &[&str]) -> Sources {
+        Sources {
             file: Some("/dev/null".into()),
             environment: [("HOME", "/home/somebody")].into_iter().collect(),
             flags: settings.iter().map(|flag| (*flag).to_owned()).collect(),
-        };
+        }
+    }
+
+    fn load(settings: &[&str], memory_bytes: u64, descriptors: u64) -> Loaded {
+        let sources = sources(settings);
         let host = Host {
             memory_bytes,
             descriptors,
+            cores: 4,
         };
         Loaded::load_on(&sources, &host).unwrap()
     }
@@ -452,6 +529,55 @@ mod tests {
             loaded.notes(),
             ["connections.max = 60000 needs 60256 descriptors; the hard limit is 1024"]
         );
+    }
+
+    #[test]
+    fn what_the_host_cannot_hold_is_told() {
+        let loaded = load(
+            &[
+                "connections.max=100000",
+                "memory.max=2GiB",
+                "connections.buffers_max=1GiB",
+            ],
+            GIB,
+            1 << 20,
+        );
+        assert_eq!(
+            loaded.notes(),
+            [
+                "connections.max = 100000 needs 1600000KiB of memory; the host has 1GiB",
+                "memory.max = 2GiB is above memory = 1GiB",
+            ]
+        );
+        assert!(loaded.render().contains(
+            "# host: memory = 1GiB, descriptors = 1048576, cores = 4\n# note: connections.max"
+        ));
+    }
+
+    #[test]
+    fn absurd_counts_are_refused_and_overflow_nothing() {
+        let most = usize::MAX.to_string();
+        for key in [
+            "connections.max",
+            "connections.streams_max",
+            "relay.circuits_per_peer_max",
+            "relay.circuits_max",
+            "streams.max",
+        ] {
+            let sources = sources(&[&format!("{key}={most}")]);
+            let host = Host {
+                memory_bytes: GIB,
+                descriptors: 1 << 20,
+                cores: 4,
+            };
+            let _ = Loaded::load_on(&sources, &host);
+        }
+    }
+
+    #[test]
+    fn each_worker_has_its_part_of_the_buffers() {
+        let loaded = load(&["runtime.workers=100"], GIB / 8, 1 << 20);
+        assert_eq!(loaded.config.connections.buffers_max, Some(100 << 20));
     }
 
     #[test]
