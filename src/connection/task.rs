@@ -23,9 +23,10 @@ use crate::engine::{
     record::{OpenKey, SealKey},
 };
 use crate::metrics::ConnectionGuard;
+use crate::service::hop::Refusal;
 use crate::state::{
     access::Gate,
-    circuits::EndCause,
+    circuits::{CircuitRefusal, EndCause},
     connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
@@ -321,11 +322,16 @@ impl Connection {
                 stream,
                 destination,
             } => self.joined(stream, destination, pass),
-            Command::Refused { stream } => {
+            Command::Refused { stream, full } => {
                 if let Some(entry) = self.table.find_mut(stream)
                     && matches!(entry.handler, Handler::Waiting(_))
                 {
-                    self.refuse_connect(stream, pass);
+                    let refusal = if full {
+                        Refusal::Circuit(CircuitRefusal::Streams)
+                    } else {
+                        Refusal::ConnectionFailed
+                    };
+                    self.refuse_connect_for(stream, refusal, pass);
                 }
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
@@ -348,9 +354,9 @@ impl Connection {
     pub(super) fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
         match command {
             Command::Offer { source, .. } => {
-                let stream = source.stream;
+                let (stream, full) = (source.stream, false);
                 // A source that has left as well needs no answer.
-                let _ = source.link.deliver(Command::Refused { stream });
+                let _ = source.link.deliver(Command::Refused { stream, full });
             }
             Command::Joined { destination, .. } => {
                 destination

@@ -21,6 +21,7 @@ const REFUSED: &[&str] = &[
     "per_peer_destination",
     "rate_per_peer",
     "memory",
+    "streams",
     "denied",
     "connection_failed",
     "malformed",

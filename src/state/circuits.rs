@@ -96,6 +96,9 @@ pub enum CircuitRefusal {
     /// `connections.buffers_max`
     #[error("the memory for buffers is taken (connections.buffers_max)")]
     Memory,
+    /// `streams.max`, when the target was to be asked
+    #[error("too many streams (streams.max)")]
+    Streams,
 }
 
 impl CircuitRefusal {
@@ -108,6 +111,7 @@ impl CircuitRefusal {
             Self::Destination => "per_peer_destination",
             Self::Rate => "rate_per_peer",
             Self::Memory => "memory",
+            Self::Streams => "streams",
         }
     }
 }

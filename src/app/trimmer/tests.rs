@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     state::{
         connections::{ConnectionId, Marks, Reason},
-        leg::{Command, Effects, Gone, Leg, Link, StreamKey},
+        leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken},
     },
 };
 
@@ -28,7 +28,7 @@ struct Fake {
 }
 
 impl Link for Fake {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, muxer::Muxer};
-use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey};
+use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey, Untaken};
 
 use super::peer::Server;
 
@@ -21,7 +21,7 @@ struct Other {
 }
 
 impl Link for Other {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 
@@ -41,7 +41,7 @@ impl Link for Other {
 
     fn deliver(&self, command: Command) -> Result<(), Command> {
         match command {
-            Command::Refused { stream } => {
+            Command::Refused { stream, .. } => {
                 self.refused.lock().push(stream);
                 Ok(())
             }

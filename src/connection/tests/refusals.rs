@@ -95,6 +95,30 @@ async fn streams_are_limited_over_all_connections_and_their_places_come_back() {
 }
 
 #[tokio::test]
+async fn a_target_that_cannot_be_asked_for_want_of_streams_is_told_of_as_a_limit() {
+    for muxers in PAIRS {
+        // The question to each peer, and one more.
+        let server = Server::with(|config| config.streams.max = 3);
+        let mut target = server.connect(muxers[1]).await;
+        let reserved = target.reserve();
+        assert_eq!(target.until_status(reserved).await, Status::Ok);
+        target.finish(reserved);
+        target.send().await;
+        while server.context.streams.usage()[0].taken > 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut source = server.connect(muxers[0]).await;
+        let stream = source.connect(target.id);
+        let status = source.until_status(stream).await;
+        assert_eq!(status, Status::ResourceLimitExceeded);
+        let refusals = server.context.metrics.circuits.refusals();
+        assert_eq!(refusals.get("streams"), 1);
+        assert!(server.context.relay.circuits.is_clear());
+        server.leave([source, target]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_of_a_circuit_is_no_hop_stream() {
     let server = Server::with(|config| {
         config.streams.hop_per_peer_max = 1;

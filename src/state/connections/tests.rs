@@ -16,7 +16,7 @@ use crate::{
     state::{
         access::Standing,
         circuits::{Circuit, Circuits},
-        leg::{Effects, Gone, Leg, StreamKey},
+        leg::{Effects, Gone, Leg, StreamKey, Untaken},
         limits::{ConnectionPermit, Limits},
         peerstore::{Announcement, Peerstore, Speaker},
         reservations::Reservations,
@@ -30,7 +30,7 @@ struct Fake {
 }
 
 impl Link for Fake {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 
