@@ -5,6 +5,7 @@
 //! file, environment and flags to one checked [`Config`] is in `loaded.rs`.
 //! Reading the key file and acting on the values is left to others.
 
+mod bears;
 mod derive;
 mod host;
 mod lists;

@@ -8,23 +8,12 @@
 
 use std::collections::BTreeSet;
 
-use super::value::units::show_size;
+use super::bears::{self, CONNECTIONS_WANTED, connections, memory, scarcer};
 use super::{Config, Host, Loaded, Origin, schema::Key};
 
 /// What stands for "follow the rule" in place of a value.
 pub(super) const AUTO: &str = "auto";
 
-/// Connections where nothing forbids them: what this server is built for.
-const CONNECTIONS_WANTED: usize = 50_000;
-/// Fewest connections that are worth a server, whatever the host says.
-const CONNECTIONS_LEAST: usize = 16;
-/// Memory to have for each connection: some 3.5 KiB of ours and 5 KiB of the
-/// kernel's while it is idle, the rest for what is on its way. 50,000 fit into
-/// a host of one GiB.
-const MEMORY_PER_CONNECTION: u64 = 16 * 1024;
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
 /// Least memory for the process: without any peer it takes about half.
 const MEMORY_LEAST: u64 = 32 << 20;
 /// Least room for buffers: that of a few dozen circuits at full speed.
@@ -295,55 +284,7 @@ pub(super) fn fill_in(loaded: &mut Loaded, host: &Host) {
         };
         loaded.derived.insert(rule.key, Origin::Derived(from));
     }
-    note(loaded, host);
-}
-
-/// Tells what the host does not bear, be it that a default is lower for it or
-/// that somebody has set more.
-fn note(loaded: &mut Loaded, host: &Host) {
-    let connections_max = loaded.config.connections.max;
-    let mut notes = Vec::new();
-    if !loaded.origins.contains_key("connections.max") {
-        if connections_max < CONNECTIONS_WANTED {
-            notes.push(format!(
-                "connections.max is {connections_max} instead of {CONNECTIONS_WANTED}: no more fit into {}",
-                scarcer(host)
-            ));
-        }
-    } else {
-        let wanted = connections_max as u64;
-        if wanted > by_descriptors(host) {
-            notes.push(format!(
-                "connections.max = {connections_max} needs {} descriptors; the hard limit is {}",
-                wanted.saturating_add(DESCRIPTORS_RESERVED),
-                host.descriptors
-            ));
-        }
-        if wanted > by_memory(host) {
-            notes.push(format!(
-                "connections.max = {connections_max} needs {} of memory; the host has {}",
-                show_size(wanted.saturating_mul(MEMORY_PER_CONNECTION)),
-                show_size(host.memory_bytes >> 20 << 20)
-            ));
-        }
-    }
-    let config = &loaded.config;
-    for (key, size) in [
-        ("memory.max", config.memory.max),
-        ("connections.buffers_max", config.connections.buffers_max),
-        ("peerstore.memory_max", config.peerstore.memory_max),
-    ] {
-        if let Some(size) = size.filter(|size| *size > host.memory_bytes)
-            && loaded.origins.contains_key(key)
-        {
-            notes.push(format!(
-                "{key} = {} is above {}",
-                show_size(size),
-                memory(host)
-            ));
-        }
-    }
-    loaded.notes.extend(notes);
+    bears::note(loaded, host);
 }
 
 /// Fills in again what follows from values in `moved`, to which it adds what
@@ -368,30 +309,6 @@ pub(super) fn follow(loaded: &mut Loaded, moved: &mut BTreeSet<&'static str>) {
     }
 }
 
-/// Connections that the host bears.
-fn connections(host: &Host) -> usize {
-    let fit = by_descriptors(host).min(by_memory(host));
-    let fit = usize::try_from(fit).unwrap_or(usize::MAX);
-    fit.clamp(CONNECTIONS_LEAST, CONNECTIONS_WANTED)
-}
-
-fn by_descriptors(host: &Host) -> u64 {
-    host.descriptors.saturating_sub(DESCRIPTORS_RESERVED)
-}
-
-fn by_memory(host: &Host) -> u64 {
-    host.memory_bytes / MEMORY_PER_CONNECTION
-}
-
-/// What the host has of the thing that holds back the number of connections.
-fn scarcer(host: &Host) -> String {
-    if by_descriptors(host) < by_memory(host) {
-        format!("descriptors = {}", host.descriptors)
-    } else {
-        memory(host)
-    }
-}
-
 /// Each worker tells of its bytes in lumps, for which there has to be room.
 pub(super) fn buffers_least(workers: usize) -> u64 {
     BUFFERS_PER_WORKER.saturating_mul(workers as u64)
@@ -407,11 +324,6 @@ fn buffers(host: &Host) -> u64 {
 fn resident(host: &Host) -> u64 {
     let most = (host.memory_bytes / 4 * 3) >> 20 << 20;
     most.max(MEMORY_LEAST)
-}
-
-/// Told in whole MiB: the last KiB matter to nobody.
-fn memory(host: &Host) -> String {
-    format!("memory = {}", show_size(host.memory_bytes >> 20 << 20))
 }
 
 /// One in `one_in` of `whole`: at least `least`, and never more than there is.

@@ -195,18 +195,16 @@ impl Circuits {
         if self.buffers.is_full() {
             return Err(CircuitRefusal::Memory);
         }
-        let [source_max, destination_max] = [
-            (standings[0], usize::MAX),
-            // Peers end a connection on which we open too many streams.
-            (standings[1], self.borne_max),
-        ]
-        .map(|(standing, most)| {
+        let most = |standing: Standing, trusted| {
             if standing.uncapped {
-                most
+                trusted
             } else {
                 self.per_peer_max
             }
-        });
+        };
+        let source_max = most(standings[0], usize::MAX);
+        // Peers end a connection on which we open too many streams.
+        let destination_max = most(standings[1], self.borne_max);
         let unlimited = standings.iter().any(|standing| standing.unlimited);
         let total = self.total.try_reserve().ok_or(CircuitRefusal::Total)?;
         let source_permit = self
