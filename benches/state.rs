@@ -31,7 +31,7 @@ use tikv_jemalloc_ctl::{epoch, stats};
 use waystation::config::{ConnectionsConfig, PeerstoreConfig};
 use waystation::metrics::Metrics;
 use waystation::state::connections::{ConnectionId, Connections, Marks, Tag};
-use waystation::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
+use waystation::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken};
 use waystation::state::peerstore::{Announcement, Peerstore, Speaker};
 
 #[global_allocator]
@@ -54,8 +54,8 @@ const SERIES: &str = "waystation_state_lock_wait_seconds";
 struct Silent;
 
 impl Link for Silent {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
-        Err(Gone)
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
+        Err(Gone.into())
     }
     fn grant(&self, _: StreamKey, _: u32, _: &mut Effects) {}
     fn join(&self, _: StreamKey, _: &[u8], _: Leg, _: &mut Effects) -> Result<(), Gone> {

@@ -19,7 +19,7 @@ use libp2p_identity::PeerId;
 use tikv_jemalloc_ctl::{epoch, stats};
 use waystation::state::{
     connections::{Class, Connections, Marks, Reason, Tag},
-    leg::{Command, Effects, Gone, Leg, Link, StreamKey},
+    leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken},
 };
 
 const PEERS: usize = 50_000;
@@ -31,7 +31,7 @@ const VICTIMS: usize = 5_000;
 struct Idle;
 
 impl Link for Idle {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! file, environment and flags to one checked [`Config`] is in `loaded.rs`.
 //! Reading the key file and acting on the values is left to others.
 
+mod bears;
 mod derive;
 mod host;
 mod lists;
@@ -124,7 +125,8 @@ schema::sections! {
         allow_file: PathBuf = PathBuf::new(),
         /// Whether limits by address do not count allowed addresses, nor limits
         /// by address and by peer the reservations and circuits of those who are
-        /// allowed. The totals hold for everybody.
+        /// allowed. The totals hold for everybody, and a target is offered no more
+        /// circuits than its connection bears beside connections.streams_max.
         allow_uncapped: bool = true,
         /// Whether a circuit with an allowed end has no limit on bytes and time.
         allow_unlimited_circuits: bool = false,
@@ -193,7 +195,8 @@ schema::sections! {
     /// Streams over all connections, and of one peer over its connections. A
     /// stream that has become an end of a circuit counts in max only.
     streams: StreamsConfig {
-        /// Streams open at the same time, whoever opened them.
+        /// Streams open at the same time, whoever opened them. Peers may open all
+        /// but an eighth, which is kept for ours.
         max: usize = 200_000,
         /// ping: streams in all.
         ping_max: usize = 50_000,

@@ -25,6 +25,7 @@ mod pool;
 mod queue;
 mod read_pass;
 mod serve;
+mod stall;
 mod stream;
 mod task;
 mod turn_away;

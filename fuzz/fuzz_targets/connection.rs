@@ -64,12 +64,12 @@ impl Server {
                 &metrics.access,
             )),
             reservations: Reservations::new(
-                &config.relay,
+                &config,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.relay),
             ),
             circuits: Circuits::new(
-                &config.relay,
+                &config,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.circuits),
             ),

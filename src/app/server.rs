@@ -74,7 +74,7 @@ impl Server {
         for note in loaded.notes() {
             tracing::warn!("{note}");
         }
-        let count = worker_count(config);
+        let count = loaded.workers();
         let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
         warn_about(&listeners);
@@ -221,12 +221,12 @@ fn context(
         access: Arc::new(access),
         addresses,
         reservations: Reservations::new(
-            &config.relay,
+            config,
             Arc::clone(&connections),
             Arc::clone(&metrics.relay),
         ),
         circuits: Circuits::new(
-            &config.relay,
+            config,
             Arc::clone(&connections),
             Arc::clone(&metrics.circuits),
         )
@@ -311,13 +311,6 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
         if watchdog && health.stalled(now).is_empty() {
             shutdown::notify_alive();
         }
-    }
-}
-
-fn worker_count(config: &Config) -> usize {
-    match config.runtime.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
     }
 }
 

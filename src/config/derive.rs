@@ -6,27 +6,21 @@
 //! operator reads it. A value that somebody set is never touched; whether the
 //! values fit each other is looked at afterwards, in `nested.rs`.
 
-use super::value::units::show_size;
+use std::collections::BTreeSet;
+
+use super::bears::{self, CONNECTIONS_WANTED, connections, memory, scarcer};
 use super::{Config, Host, Loaded, Origin, schema::Key};
 
 /// What stands for "follow the rule" in place of a value.
 pub(super) const AUTO: &str = "auto";
 
-/// Connections where nothing forbids them: what this server is built for.
-const CONNECTIONS_WANTED: usize = 50_000;
-/// Fewest connections that are worth a server, whatever the host says.
-const CONNECTIONS_LEAST: usize = 16;
-/// Memory to have for each connection: some 3.5 KiB of ours and 5 KiB of the
-/// kernel's while it is idle, the rest for what is on its way. 50,000 fit into
-/// a host of one GiB.
-const MEMORY_PER_CONNECTION: u64 = 16 * 1024;
-/// Descriptors that are not connections: listening sockets, the admin server,
-/// the runtimes' own, standard streams, files being read.
-const DESCRIPTORS_RESERVED: u64 = 256;
 /// Least memory for the process: without any peer it takes about half.
 const MEMORY_LEAST: u64 = 32 << 20;
 /// Least room for buffers: that of a few dozen circuits at full speed.
 const BUFFERS_LEAST: u64 = 32 << 20;
+/// Least room for buffers of each worker: a few connections' batches, and the
+/// lumps in which it tells how many bytes it holds.
+const BUFFERS_PER_WORKER: u64 = 1 << 20;
 
 /// Known peers that are worth a peerstore, however few are connected.
 const PEERS_LEAST: usize = 10_000;
@@ -169,8 +163,14 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         key: "connections.buffers_max",
         of: "",
-        text: "a quarter of the memory, at least 32 MiB",
-        set: |config, host| config.connections.buffers_max = Some(buffers(host)),
+        text: "a quarter of the memory, at least 32 MiB and 1 MiB for each worker",
+        set: |config, host| {
+            let workers = match config.runtime.workers {
+                0 => host.cores,
+                count => count,
+            };
+            config.connections.buffers_max = Some(buffers(host).max(buffers_least(workers)));
+        },
     },
     Rule {
         key: "peerstore.peers_max",
@@ -293,45 +293,34 @@ pub(super) fn fill_in(loaded: &mut Loaded, host: &Host) {
         };
         loaded.derived.insert(rule.key, Origin::Derived(from));
     }
-    let connections_max = loaded.config.connections.max;
-    if !loaded.origins.contains_key("connections.max") {
-        if connections_max < CONNECTIONS_WANTED {
-            loaded.notes.push(format!(
-                "connections.max is {connections_max} instead of {CONNECTIONS_WANTED}: no more fit into {}",
-                scarcer(host)
-            ));
+    bears::note(loaded, host);
+}
+
+/// Fills in again what follows from values in `moved`, to which it adds what
+/// moves thereby. What somebody set, and what is there already, stays.
+pub(super) fn follow(loaded: &mut Loaded, moved: &mut BTreeSet<&'static str>) {
+    let host = loaded.host;
+    for rule in RULES {
+        let stays = loaded.origins.contains_key(rule.key) || moved.contains(rule.key);
+        if stays || !moved.contains(rule.of) {
+            continue;
         }
-    } else if connections_max as u64 > by_descriptors(host) {
-        loaded.notes.push(format!(
-            "connections.max = {connections_max} needs {} descriptors; the hard limit is {}",
-            connections_max as u64 + DESCRIPTORS_RESERVED,
-            host.descriptors
-        ));
+        let (Some(key), Some(of)) = (Key::find(rule.key), Key::find(rule.of)) else {
+            continue;
+        };
+        let before = (key.show)(&loaded.config);
+        (rule.set)(&mut loaded.config, &host);
+        if (key.show)(&loaded.config) != before {
+            moved.insert(rule.key);
+        }
+        let from = format!("{} = {}", rule.of, (of.show)(&loaded.config));
+        loaded.derived.insert(rule.key, Origin::Derived(from));
     }
 }
 
-/// Connections that the host bears.
-fn connections(host: &Host) -> usize {
-    let fit = by_descriptors(host).min(by_memory(host));
-    let fit = usize::try_from(fit).unwrap_or(usize::MAX);
-    fit.clamp(CONNECTIONS_LEAST, CONNECTIONS_WANTED)
-}
-
-fn by_descriptors(host: &Host) -> u64 {
-    host.descriptors.saturating_sub(DESCRIPTORS_RESERVED)
-}
-
-fn by_memory(host: &Host) -> u64 {
-    host.memory_bytes / MEMORY_PER_CONNECTION
-}
-
-/// What the host has of the thing that holds back the number of connections.
-fn scarcer(host: &Host) -> String {
-    if by_descriptors(host) < by_memory(host) {
-        format!("descriptors = {}", host.descriptors)
-    } else {
-        memory(host)
-    }
+/// Each worker tells of its bytes in lumps, for which there has to be room.
+pub(super) fn buffers_least(workers: usize) -> u64 {
+    BUFFERS_PER_WORKER.saturating_mul(workers as u64)
 }
 
 fn buffers(host: &Host) -> u64 {
@@ -344,11 +333,6 @@ fn buffers(host: &Host) -> u64 {
 fn resident(host: &Host) -> u64 {
     let most = (host.memory_bytes / 4 * 3) >> 20 << 20;
     most.max(MEMORY_LEAST)
-}
-
-/// Told in whole MiB: the last KiB matter to nobody.
-fn memory(host: &Host) -> String {
-    format!("memory = {}", show_size(host.memory_bytes >> 20 << 20))
 }
 
 /// One in `one_in` of `whole`: at least `least`, and never more than there is.
@@ -376,15 +360,20 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn load(settings: &[&str], memory_bytes: u64, descriptors: u64) -> Loaded {
-        let sources = Sources {
+    fn sources(settings: &[&str]) -> Sources {
+        Sources {
             file: Some("/dev/null".into()),
             environment: [("HOME", "/home/somebody")].into_iter().collect(),
             flags: settings.iter().map(|flag| (*flag).to_owned()).collect(),
-        };
+        }
+    }
+
+    fn load(settings: &[&str], memory_bytes: u64, descriptors: u64) -> Loaded {
+        let sources = sources(settings);
         let host = Host {
             memory_bytes,
             descriptors,
+            cores: 4,
         };
         Loaded::load_on(&sources, &host).unwrap()
     }
@@ -461,6 +450,55 @@ mod tests {
             loaded.notes(),
             ["connections.max = 60000 needs 60256 descriptors; the hard limit is 1024"]
         );
+    }
+
+    #[test]
+    fn what_the_host_cannot_hold_is_told() {
+        let loaded = load(
+            &[
+                "connections.max=100000",
+                "memory.max=2GiB",
+                "connections.buffers_max=1GiB",
+            ],
+            GIB,
+            1 << 20,
+        );
+        assert_eq!(
+            loaded.notes(),
+            [
+                "connections.max = 100000 needs 1600000KiB of memory; the host has 1GiB",
+                "memory.max = 2GiB is above memory = 1GiB",
+            ]
+        );
+        assert!(loaded.render().contains(
+            "# host: memory = 1GiB, descriptors = 1048576, cores = 4\n# note: connections.max"
+        ));
+    }
+
+    #[test]
+    fn absurd_counts_are_refused_and_overflow_nothing() {
+        let most = usize::MAX.to_string();
+        for key in [
+            "connections.max",
+            "connections.streams_max",
+            "relay.circuits_per_peer_max",
+            "relay.circuits_max",
+            "streams.max",
+        ] {
+            let sources = sources(&[&format!("{key}={most}")]);
+            let host = Host {
+                memory_bytes: GIB,
+                descriptors: 1 << 20,
+                cores: 4,
+            };
+            let _ = Loaded::load_on(&sources, &host);
+        }
+    }
+
+    #[test]
+    fn each_worker_has_its_part_of_the_buffers() {
+        let loaded = load(&["runtime.workers=100"], GIB / 8, 1 << 20);
+        assert_eq!(loaded.config.connections.buffers_max, Some(100 << 20));
     }
 
     #[test]

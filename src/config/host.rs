@@ -4,8 +4,11 @@
 //! that shows only processes (`ProcSubset=pid`), which hides `/proc/meminfo`.
 //! What is made of them is left to `derive`, which takes them as values.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::value::units::show_size;
 
 /// Where control groups are mounted on every distribution with systemd, and in
 /// containers.
@@ -25,6 +28,8 @@ pub struct Host {
     /// Descriptors: the hard limit, to which the soft one is raised at the
     /// start. `u64::MAX`: no limit.
     pub descriptors: u64,
+    /// Cores that this process may run on; at least one.
+    pub cores: usize,
 }
 
 impl Host {
@@ -39,7 +44,24 @@ impl Host {
         Self {
             memory_bytes: physical_memory().min(group_limit.unwrap_or(u64::MAX)),
             descriptors: limit.maximum.unwrap_or(u64::MAX),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+}
+
+/// In the words of the keys' origins.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.memory_bytes {
+            u64::MAX => f.write_str("memory unknown")?,
+            // In whole MiB: the last KiB matter to nobody.
+            bytes => write!(f, "memory = {}", show_size(bytes >> 20 << 20))?,
+        }
+        match self.descriptors {
+            u64::MAX => f.write_str(", descriptors unlimited")?,
+            count => write!(f, ", descriptors = {count}")?,
+        }
+        write!(f, ", cores = {}", self.cores)
     }
 }
 

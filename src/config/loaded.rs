@@ -32,6 +32,8 @@ pub struct Loaded {
     pub(super) derived: BTreeMap<&'static str, Origin>,
     /// Those of them that make room for a value within them.
     pub(super) raised: BTreeSet<&'static str>,
+    /// What the values were derived for.
+    pub(super) host: Host,
     /// What the operator should know of values that nobody set.
     pub(super) notes: Vec<String>,
 }
@@ -108,6 +110,7 @@ impl Loaded {
             origins: BTreeMap::new(),
             derived: BTreeMap::new(),
             raised: BTreeSet::new(),
+            host: *host,
             notes: Vec::new(),
         };
         loaded.merge(known, &mut faults);
@@ -137,6 +140,21 @@ impl Loaded {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What the configuration was derived for and is held against.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Worker threads: as configured, or one for each core.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        match self.config.runtime.workers {
+            0 => self.host.cores,
+            count => count,
+        }
     }
 
     /// A line about a value that turned out unusable only when it was used: a

@@ -3,9 +3,11 @@
 //! Owns which limit lies within which. A value that somebody set moves derived
 //! ones out of its way; two that contradict each other and were both set, or
 //! one that does not fit into the server's capacity, are refused with both
-//! keys named.
+//! keys named. What is derived from a value that moved follows it.
 
-use super::{Config, Fault, Loaded, Origin};
+use std::collections::BTreeSet;
+
+use super::{Config, Fault, Loaded, Origin, derive};
 
 /// A count in the configuration: its key and where it stands.
 type Count = (&'static str, fn(&mut Config) -> &mut usize);
@@ -85,10 +87,20 @@ pub(super) fn fit(loaded: &mut Loaded) -> Vec<Fault> {
     for (part, whole) in NESTED {
         raise(loaded, *part, *whole);
     }
+    let mut moved = loaded.raised.clone();
+    derive::follow(loaded, &mut moved);
     fit_circuits(loaded);
+    lower_all(loaded, &mut moved);
+    // What follows from something lower is no higher than before, but may be
+    // above a limit that follows from something lower as well.
+    derive::follow(loaded, &mut moved);
+    lower_all(loaded, &mut moved)
+}
+
+fn lower_all(loaded: &mut Loaded, moved: &mut BTreeSet<&'static str>) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (part, whole) in NESTED.iter().rev() {
-        faults.extend(lower(loaded, *part, *whole));
+        faults.extend(lower(loaded, *part, *whole, moved));
     }
     faults
 }
@@ -123,7 +135,12 @@ fn raise(loaded: &mut Loaded, part: Count, whole: Count) {
 }
 
 /// Lowers a default to the limit around it; refuses a value that somebody set.
-fn lower(loaded: &mut Loaded, part: Count, whole: Count) -> Option<Fault> {
+fn lower(
+    loaded: &mut Loaded,
+    part: Count,
+    whole: Count,
+    moved: &mut BTreeSet<&'static str>,
+) -> Option<Fault> {
     let ((part_key, part), (whole_key, whole)) = (part, whole);
     let whole = *whole(&mut loaded.config);
     let part = part(&mut loaded.config);
@@ -139,5 +156,6 @@ fn lower(loaded: &mut Loaded, part: Count, whole: Count) -> Option<Fault> {
     *part = whole.max(1);
     let from = format!("{whole_key} = {whole}");
     loaded.derived.insert(part_key, Origin::Derived(from));
+    moved.insert(part_key);
     None
 }

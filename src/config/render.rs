@@ -51,6 +51,7 @@ impl Loaded {
             Some(path) => format!("# configuration file: {}\n", path.display()),
             None => "# configuration file: none\n".to_owned(),
         };
+        text.push_str(&format!("# host: {}\n", self.host()));
         for note in &self.notes {
             text.push_str(&format!("# note: {note}\n"));
         }

@@ -12,7 +12,8 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{ConfigError, Fault, Loaded, Origin, nested};
+use super::{Config, ConfigError, Fault, Loaded, Origin, derive, nested};
+use crate::config::value::units::show_size;
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -31,6 +32,18 @@ const BANDWIDTH_MIN: u64 = 16 * 1024;
 const RULES_MAX: usize = 1 << 17;
 /// More worker threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
+
+impl Config {
+    /// Circuits that one connection's target bears: what is left of its streams
+    /// beside those that it may open and our question who it is.
+    #[must_use]
+    pub fn circuits_borne(&self) -> usize {
+        let theirs = self.connections.streams_max.saturating_add(1);
+        YAMUX_STREAMS_MAX
+            .saturating_sub(theirs)
+            .max(self.relay.circuits_per_peer_max)
+    }
+}
 
 /// All rules, for a configuration whose values could all be read. Lowers
 /// defaults to the limits around them.
@@ -140,13 +153,15 @@ impl Check<'_> {
         self.within("streams.max", config.streams.max, 1, 4 * COUNT_MAX);
         self.rates();
         self.streams_fit_one_connection();
+        let buffers_least = derive::buffers_least(self.loaded.workers()).max(BUFFERS_LEAST);
         if connections
             .buffers_max
-            .is_some_and(|bytes| bytes < BUFFERS_LEAST)
+            .is_some_and(|bytes| bytes < buffers_least)
         {
+            let least = show_size(buffers_least);
             self.refuse(
                 "connections.buffers_max",
-                "must be at least 4MiB, or 0 for no limit",
+                &format!("must be at least {least} (1MiB for each worker), or 0 for no limit"),
             );
         }
         if connections.upgrade_timeout.is_zero() {
@@ -214,7 +229,7 @@ impl Check<'_> {
     fn streams_fit_one_connection(&mut self) {
         let theirs = self.loaded.config.connections.streams_max;
         let ours = self.loaded.config.relay.circuits_per_peer_max;
-        if theirs + ours > YAMUX_STREAMS_MAX {
+        if theirs.saturating_add(ours) > YAMUX_STREAMS_MAX {
             let origin = self.loaded.origin("connections.streams_max").phrase();
             self.refuse(
                 "relay.circuits_per_peer_max",
@@ -353,6 +368,7 @@ mod tests {
         let host = Host {
             memory_bytes: 1 << 40,
             descriptors: 1 << 20,
+            cores: 4,
         };
         let sources = Sources {
             // An empty file, so that no installed one is read.
@@ -469,6 +485,21 @@ mod tests {
         assert_eq!(connections.per_site_max, 9_000);
         assert_eq!(connections.per_prefix_max, 9_000);
         assert_eq!(connections.per_asn_max, 12_500);
+        // What follows from them comes along, but for what somebody set.
+        assert_eq!(connections.rate_per_prefix, 180.0);
+        assert_eq!(connections.burst_per_site, 4_500);
+        assert_eq!(
+            loaded.origin("connections.rate_per_prefix").to_string(),
+            "derived from connections.per_prefix_max = 9000"
+        );
+        assert_eq!(loaded.config.relay.reservations_per_prefix_max, 2_250);
+        assert_eq!(loaded.config.relay.reservations_per_ip_max, 2_250);
+        let kept = ["connections.per_ip_max=9000", "connections.rate_per_site=3"];
+        assert_eq!(load(&kept).unwrap().config.connections.rate_per_site, 3.0);
+        let lowered = load(&["connections.per_asn_max=100"]).unwrap();
+        assert_eq!(lowered.config.connections.per_prefix_max, 100);
+        assert_eq!(lowered.config.connections.rate_per_prefix, 2.0);
+        assert_eq!(lowered.config.relay.reservations_per_prefix_max, 32);
         assert_eq!(
             loaded.origin("connections.per_prefix_max").to_string(),
             "derived from connections.per_site_max = 9000"
@@ -497,7 +528,11 @@ mod tests {
         );
         assert_eq!(
             reason(&["connections.buffers_max=1MiB"]),
-            "must be at least 4MiB, or 0 for no limit"
+            "must be at least 4MiB (1MiB for each worker), or 0 for no limit"
+        );
+        assert_eq!(
+            reason(&["connections.buffers_max=4MiB", "runtime.workers=8"]),
+            "must be at least 8MiB (1MiB for each worker), or 0 for no limit"
         );
         load(&["connections.buffers_max=0"]).unwrap();
     }

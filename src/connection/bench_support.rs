@@ -14,7 +14,7 @@ use crate::engine::{
     record::SealKey,
 };
 use crate::metrics::EgressMetrics;
-use crate::state::leg::{Effects, Gone, Link, StreamKey};
+use crate::state::leg::{Effects, Link, StreamKey, Untaken};
 
 use super::egress::{CreditOverflow, Egress, signal};
 
@@ -52,9 +52,9 @@ impl LoneEgress {
     /// Appends what a circuit's other end has received.
     ///
     /// # Errors
-    /// [`Gone`] as for [`Link::carry`].
+    /// [`Untaken`] as for [`Link::carry`].
     #[inline]
-    pub fn carry(&mut self, stream: StreamKey, payload: &[u8]) -> Result<(), Gone> {
+    pub fn carry(&mut self, stream: StreamKey, payload: &[u8]) -> Result<(), Untaken> {
         self.egress.carry(stream, payload, &mut self.effects)
     }
 

@@ -98,7 +98,11 @@ impl Connection {
         let offer = Offer::new(circuit, source, pass.output);
         let (circuit, source) = (Arc::clone(&offer.circuit), offer.source.clone());
         let Some(stream) = self.open_stream(Handler::Offer(Box::new(offer)), Service::Stop) else {
-            return self.decline(Command::Offer { circuit, source }, pass);
+            // Given up before the source is told: it may ask again at once.
+            drop(circuit);
+            let (stream, full) = (source.stream, true);
+            let _ = source.link.deliver(Command::Refused { stream, full });
+            return;
         };
         self.set_deadline(stream, Some(pass.now + PATIENCE));
         self.send(stream, pass);
@@ -137,6 +141,14 @@ impl Connection {
                 .join(source.stream, pass.output, destination, pass.effects)
                 .is_ok();
         if !told {
+            // The source may have been told that it is joined, and there is no
+            // memory for the answer that it waits for.
+            source.link.reset(
+                source.stream,
+                reset_code::RESOURCE_LIMIT,
+                false,
+                pass.effects,
+            );
             self.reset_stream(stream, reset_code::NONE, pass);
             return;
         }
@@ -200,17 +212,24 @@ impl Connection {
 
     /// The target did not take the circuit: tells the source.
     pub(super) fn refuse_connect(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
+        self.refuse_connect_for(stream, Refusal::ConnectionFailed, pass);
+    }
+
+    /// There is no circuit for this reason: tells the source.
+    pub(super) fn refuse_connect_for(
+        &mut self,
+        stream: StreamKey,
+        refusal: Refusal,
+        pass: &mut Pass<'_>,
+    ) {
         if let Some(entry) = self.table.find_mut(stream) {
             // What is refused is not held any more when the source is told.
             entry.handler = Handler::Spent;
         }
         pass.output.clear();
-        self.context.relay.refuse(
-            Refusal::ConnectionFailed,
-            Request::Connect,
-            self.asker(),
-            pass.output,
-        );
+        self.context
+            .relay
+            .refuse(refusal, Request::Connect, self.asker(), pass.output);
         self.send(stream, pass);
         self.finish_stream(stream, pass);
     }
@@ -241,8 +260,7 @@ impl Connection {
             return;
         };
         let code = match broken {
-            // Its bytes would have had to wait, and there is no memory for it.
-            Broken::Gone if pool::is_full() => {
+            Broken::Memory => {
                 bound.circuit.ended(EndCause::Memory);
                 bound.reset_other(reset_code::RESOURCE_LIMIT, false, pass.effects);
                 reset_code::RESOURCE_LIMIT
@@ -260,7 +278,7 @@ impl Connection {
         if half == SendHalf::Ended {
             self.context.metrics.streams.reset_by_us();
             let entry = self.take_entry(stream);
-            if let (Some(entry), Broken::Gone) = (entry, broken) {
+            if let (Some(entry), Broken::Gone | Broken::Memory) = (entry, broken) {
                 self.let_go(entry, None, pass.effects);
             }
         }
@@ -300,7 +318,8 @@ impl Connection {
                 // Given up before the source is told: it may ask again at once.
                 drop(circuit);
                 let stream = source.stream;
-                let _ = source.link.deliver(Command::Refused { stream });
+                let full = false;
+                let _ = source.link.deliver(Command::Refused { stream, full });
             }
             Handler::Negotiating(_)
             | Handler::Ping(_)

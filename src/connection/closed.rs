@@ -41,9 +41,13 @@ pub enum Closed {
     /// The peer granted more credit than there can be.
     #[error(transparent)]
     Credit(#[from] CreditOverflow),
-    /// The memory for buffers is taken, and the peer wanted more of it.
+    /// The memory for buffers is taken, and the peer has not ended a long record
+    /// for some time.
     #[error("the memory for buffers is taken (connections.buffers_max)")]
     Memory,
+    /// Bytes waited for the peer, and it did not read.
+    #[error("the peer does not read")]
+    WriteStalled,
     /// No sign of life.
     #[error("no sign of life")]
     KeepAlive,
@@ -67,6 +71,7 @@ impl Closed {
             | Self::Credit(_) => "protocol_violation",
             Self::Memory => "memory",
             Self::KeepAlive => "keep_alive",
+            Self::WriteStalled => "write_stalled",
             Self::Ending(Ending::Shutdown) => "shutdown",
             Self::Ending(Ending::Denied) => "denied",
             Self::Ending(Ending::Trimmed) => "trimmed",
@@ -87,6 +92,7 @@ impl Closed {
             | Self::Io(_)
             | Self::Write
             | Self::KeepAlive
+            | Self::WriteStalled
             | Self::Ending(Ending::Shutdown) => GoAwayCode::Normal,
             Self::Ending(Ending::Denied) => GoAwayCode::Gated,
             Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,

@@ -11,7 +11,7 @@
 //! Bounds: the batch stops taking circuit and service bytes at
 //! [`HIGH_WATER`]; what is over waits in its stream's queue (at most
 //! [`QUEUE_MAX`]); a peer that makes us answer without reading is dropped at
-//! [`HARD_MAX`].
+//! [`HARD_MAX`], or at [`OWN_MAX`] when memory is short.
 
 mod link;
 mod own;
@@ -46,6 +46,10 @@ const HIGH_WATER: usize = 256 * 1024;
 /// above the high-water mark for frames that may not wait (answers to pings,
 /// window updates, resets).
 const HARD_MAX: usize = HIGH_WATER + 96 * 1024;
+
+/// Most bytes of a batch behind a full socket that are no circuit's while the
+/// memory for buffers is taken: some thousand answers to pings.
+const OWN_MAX: usize = 16 * 1024;
 
 /// Most bytes that may wait for one stream: a window, and one read pass on
 /// top for mplex sources, which are stopped only between passes.
@@ -85,6 +89,10 @@ struct State {
     /// Not here while a flush is under way on some thread.
     writer: Option<Box<Writer>>,
     batch: Batch,
+    /// Bytes of the batch that are circuits', their frames' headers included.
+    of_circuits: usize,
+    /// Bytes that the socket has taken, as of the last write.
+    written: u64,
     /// Bytes in the batch whose credit is owed once they have left.
     carried: Vec<(StreamKey, u32)>,
     /// Sorted by id.
@@ -136,6 +144,8 @@ impl Egress {
                 phase: Phase::Open,
                 writer: Some(Box::new(Writer::new(seal, socket))),
                 batch: Batch::default(),
+                of_circuits: 0,
+                written: 0,
                 carried: Vec::new(),
                 streams: Vec::new(),
                 queued: 0,
@@ -181,6 +191,13 @@ impl Egress {
     pub(super) fn writable(&self, effects: &mut Effects) {
         self.state.lock().blocked = false;
         self.flush(effects);
+    }
+
+    /// Bytes that the socket has taken so far, and whether more wait because
+    /// it is full.
+    pub(super) fn written(&self) -> (u64, bool) {
+        let state = self.state.lock();
+        (state.written, state.blocked)
     }
 
     /// Answers a keep-alive question.
@@ -229,7 +246,7 @@ impl Egress {
     /// To be called behind whatever was appended: sees that it is written, or
     /// gives up a peer that makes us answer and does not read.
     fn touch(&self, state: &mut State, effects: &mut Effects) {
-        if state.batch.len() > HARD_MAX {
+        if state.batch.len() > HARD_MAX || state.asks_too_much() {
             if state.phase == Phase::Open {
                 state.phase = Phase::Closing;
                 self.signal(signal::FAILED);
@@ -261,6 +278,14 @@ impl Egress {
 }
 
 impl State {
+    /// Whether memory is short, and the peer has us say more than it reads.
+    /// What circuits carry is held back from where it comes.
+    fn asks_too_much(&self) -> bool {
+        self.blocked
+            && self.batch.len().saturating_sub(self.of_circuits) > OWN_MAX
+            && super::pool::is_full()
+    }
+
     /// Whether there is nothing to write.
     fn idle(&self) -> bool {
         self.batch.is_empty()

@@ -34,10 +34,6 @@ use super::{
 /// Most bytes that one pass reads.
 pub(super) const READ_MAX: usize = 256 * 1024;
 
-/// Beginning of a record that is kept even when the memory for buffers is
-/// taken: the smallest buffer of the pool.
-const PARTIAL_ALWAYS: usize = 2 * 1024;
-
 /// What a thread lends to the pass that it runs.
 struct Scratch {
     read: Box<[u8]>,
@@ -138,12 +134,8 @@ impl Connection {
             begin = end;
         }
         let rest = &bytes[begin..];
+        self.record_waits(rest.len(), begin > 0, pass.now);
         if !rest.is_empty() {
-            // What is needed to go on at all is kept; a long record of a peer
-            // that does not send its end is not, when memory is short.
-            if rest.len() > PARTIAL_ALWAYS && pool::is_full() {
-                return Err(Closed::Memory);
-            }
             let mut partial = pool::take(rest.len());
             partial.extend_from_slice(rest);
             self.partial = partial;
@@ -245,7 +237,8 @@ impl Connection {
         let permit = if pool::is_full() {
             Err(StreamRefusal::Memory)
         } else {
-            self.context.streams.accept(self.table.accepted())
+            let (open, idle) = (self.table.accepted(), self.table.idle());
+            self.context.streams.accept(open, idle)
         };
         let permit = match permit {
             Ok(permit) => permit,

@@ -117,7 +117,7 @@ impl Connection {
 
     /// Ends our direction behind what was sent; the stream is spent, or gone.
     pub(super) fn finish_stream(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.find_mut(stream) else {
+        let Some(entry) = self.table.set_idle(stream, true) else {
             return;
         };
         entry.handler = Handler::Spent;
@@ -297,7 +297,7 @@ impl Connection {
             Served::IdentifyPush => Protocol::Push,
             Served::Hop => Protocol::Hop,
         };
-        let Some(entry) = self.table.find_mut(stream) else {
+        let Some(entry) = self.table.set_idle(stream, false) else {
             return Ok(());
         };
         let peer = &self.remote.peer;

@@ -51,6 +51,9 @@ pub(super) struct Entry {
     pub(super) window: i64,
     /// Bytes consumed here and not yet granted again.
     pub(super) consumed: u32,
+    /// The peer has opened it and it runs nothing: no protocol has been agreed
+    /// on yet, or everything has been said.
+    idle: bool,
     /// The peer has ended its direction.
     pub(super) finished: bool,
     pub(super) deadline: Option<Instant>,
@@ -72,6 +75,7 @@ impl Entry {
             origin,
             window: i64::from(INITIAL_WINDOW),
             consumed: 0,
+            idle: matches!(handler, Handler::Negotiating(_)),
             finished: false,
             deadline: None,
             handler,
@@ -89,6 +93,8 @@ pub(super) struct Table {
     entries: Vec<Entry>,
     /// How many of them the peer has opened.
     accepted: usize,
+    /// How many of those run nothing.
+    idle: usize,
 }
 
 impl Table {
@@ -99,6 +105,24 @@ impl Table {
     /// Streams that the peer has opened.
     pub(super) fn accepted(&self) -> usize {
         self.accepted
+    }
+
+    /// Streams that the peer has opened and that run nothing.
+    pub(super) fn idle(&self) -> usize {
+        self.idle
+    }
+
+    /// Notes whether the stream runs nothing; returns its entry.
+    pub(super) fn set_idle(&mut self, key: StreamKey, idle: bool) -> Option<&mut Entry> {
+        let index = self.position(key.id).ok()?;
+        let entry = self.entries.get_mut(index)?;
+        if entry.key != key {
+            return None;
+        }
+        let idle = idle && entry.origin == Origin::Peer;
+        self.idle -= usize::from(std::mem::replace(&mut entry.idle, idle));
+        self.idle += usize::from(idle);
+        Some(entry)
     }
 
     #[inline]
@@ -121,6 +145,7 @@ impl Table {
     pub(super) fn insert(&mut self, entry: Entry) {
         if let Err(index) = self.position(entry.key.id) {
             self.accepted += usize::from(entry.origin == Origin::Peer);
+            self.idle += usize::from(entry.idle);
             self.entries.insert(index, entry);
         }
     }
@@ -129,6 +154,7 @@ impl Table {
         let index = self.position(id).ok()?;
         let entry = self.entries.remove(index);
         self.accepted -= usize::from(entry.origin == Origin::Peer);
+        self.idle -= usize::from(entry.idle);
         if self.entries.is_empty() {
             self.entries = Vec::new();
         }
@@ -142,6 +168,7 @@ impl Table {
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
         self.accepted = 0;
+        self.idle = 0;
         std::mem::take(&mut self.entries)
     }
 

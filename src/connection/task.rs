@@ -23,9 +23,10 @@ use crate::engine::{
     record::{OpenKey, SealKey},
 };
 use crate::metrics::ConnectionGuard;
+use crate::service::hop::Refusal;
 use crate::state::{
     access::Gate,
-    circuits::EndCause,
+    circuits::{CircuitRefusal, EndCause},
     connections::{ConnectionId, Presence},
     leg::{Command, Ending, Link, StreamKey, reset_code},
     limits::ConnectionPermit,
@@ -38,6 +39,7 @@ use super::{
     outbound::Pace,
     pool,
     read_pass::{Pass, with_pass},
+    stall::Stall,
     stream::{Handler, Table},
 };
 
@@ -99,7 +101,8 @@ pub struct Connection {
     /// When withheld credit is due.
     pub(super) dues: Deadlines<StreamId>,
     pub(super) hold: Option<Hold>,
-    blocked: bool,
+    pub(super) blocked: bool,
+    pub(super) stall: Stall,
     pub(super) going_away: bool,
     /// Whether something came since the last look at the keep-alive.
     pub(super) heard: bool,
@@ -150,6 +153,7 @@ impl Connection {
             dues: Deadlines::default(),
             hold: None,
             blocked: false,
+            stall: Stall::default(),
             going_away: false,
             heard: true,
             asked: false,
@@ -201,7 +205,7 @@ impl Connection {
                 if let Poll::Ready(closed) = self.poll(task, now) {
                     return Poll::Ready(closed);
                 }
-                let next = self.next_deadline();
+                let next = self.next_wake();
                 // A timer that fires early finds nothing to do; one that is
                 // moved at every change costs more than it saves.
                 if next < armed || armed <= now {
@@ -262,6 +266,7 @@ impl Connection {
             self.egress.set_waker(task.waker());
             self.on_signals(task, pass)?;
             self.on_deadlines(pass)?;
+            self.on_stalls(now)?;
             self.held(pass);
             let read = if self.hold.is_some() {
                 // Woken by credit, or by the deadline of the hold.
@@ -307,19 +312,7 @@ impl Connection {
                 }
             }
         }
-        self.blocked |= signals & signal::BLOCKED != 0;
-        if self.blocked {
-            match self.reader.as_ref().poll_write_ready(task) {
-                Poll::Pending => {}
-                Poll::Ready(Err(error)) => return Err(Closed::Io(error.kind())),
-                Poll::Ready(Ok(())) => {
-                    // If the socket fills again, the egress says so again.
-                    self.blocked = false;
-                    self.egress.writable(pass.effects);
-                }
-            }
-        }
-        Ok(())
+        self.on_writable(signals, task, pass)
     }
 
     fn on_command(&mut self, command: Command, pass: &mut Pass<'_>) -> Result<(), Closed> {
@@ -329,11 +322,16 @@ impl Connection {
                 stream,
                 destination,
             } => self.joined(stream, destination, pass),
-            Command::Refused { stream } => {
+            Command::Refused { stream, full } => {
                 if let Some(entry) = self.table.find_mut(stream)
                     && matches!(entry.handler, Handler::Waiting(_))
                 {
-                    self.refuse_connect(stream, pass);
+                    let refusal = if full {
+                        Refusal::Circuit(CircuitRefusal::Streams)
+                    } else {
+                        Refusal::ConnectionFailed
+                    };
+                    self.refuse_connect_for(stream, refusal, pass);
                 }
             }
             Command::Withdraw(circuit) => self.withdraw(circuit, pass),
@@ -356,9 +354,9 @@ impl Connection {
     pub(super) fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
         match command {
             Command::Offer { source, .. } => {
-                let stream = source.stream;
+                let (stream, full) = (source.stream, false);
                 // A source that has left as well needs no answer.
-                let _ = source.link.deliver(Command::Refused { stream });
+                let _ = source.link.deliver(Command::Refused { stream, full });
             }
             Command::Joined { destination, .. } => {
                 destination

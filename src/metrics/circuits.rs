@@ -23,6 +23,7 @@ const REFUSED: &[&str] = &[
     "bandwidth",
     "bandwidth_per_peer",
     "memory",
+    "streams",
     "denied",
     "connection_failed",
     "malformed",

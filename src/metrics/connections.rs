@@ -25,11 +25,12 @@ const REASONS: &[&str] = &[
     "trimmed",
     "memory_short",
     "memory",
+    "write_stalled",
     "dropped",
 ];
 
 /// Position of the reason that stands until another is given.
-const DROPPED: u8 = 10;
+const DROPPED: u8 = 11;
 
 /// Connections that completed their upgrade.
 #[derive(Debug)]

@@ -93,7 +93,7 @@ impl LimitMetrics {
         );
         tables(
             "waystation_origins_overflowed",
-            "Connections that came when their table was full: together they have the share of one.",
+            "Connections that came when their table was full, which together have the share of one; for peers, requests since it was full, which share one bucket.",
             |levels| &levels.overflow,
         );
         Self { levels }

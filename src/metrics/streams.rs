@@ -12,6 +12,7 @@ use super::labels::{Direction, Service};
 
 const REFUSED: &[&str] = &[
     "per_connection",
+    "idle",
     "total",
     "memory",
     "ping",

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::{
     clock,
-    config::RelayConfig,
+    config::Config,
     metrics::{CircuitGuard, CircuitMetrics},
     state::{
         access::Standing,
@@ -99,6 +99,9 @@ pub enum CircuitRefusal {
     /// `connections.buffers_max`
     #[error("the memory for buffers is taken (connections.buffers_max)")]
     Memory,
+    /// `streams.max`, when the target was to be asked
+    #[error("too many streams (streams.max)")]
+    Streams,
 }
 
 impl CircuitRefusal {
@@ -113,6 +116,7 @@ impl CircuitRefusal {
             Self::Bandwidth(Shaped::Total) => "bandwidth",
             Self::Bandwidth(_) => "bandwidth_per_peer",
             Self::Memory => "memory",
+            Self::Streams => "streams",
         }
     }
 }
@@ -123,6 +127,8 @@ pub struct Circuits {
     sources: Arc<KeyedCounts<PeerId>>,
     destinations: Arc<KeyedCounts<PeerId>>,
     per_peer_max: usize,
+    /// For a target that is trusted: what its connection bears.
+    borne_max: usize,
     duration_max: Option<Duration>,
     bytes_max: Option<u64>,
     connections: Arc<Connections>,
@@ -137,10 +143,13 @@ impl Circuits {
     /// No circuit yet; limits as configured.
     #[must_use]
     pub fn new(
-        config: &RelayConfig,
+        config: &Config,
         connections: Arc<Connections>,
         metrics: Arc<CircuitMetrics>,
     ) -> Self {
+        let connections_max = config.connections.max;
+        let borne_max = config.circuits_borne();
+        let config = &config.relay;
         metrics.set_max(config.circuits_max);
         metrics.set_rates([
             config.bandwidth_max,
@@ -152,12 +161,17 @@ impl Circuits {
             sources: KeyedCounts::new(),
             destinations: KeyedCounts::new(),
             per_peer_max: config.circuits_per_peer_max,
+            borne_max,
             duration_max: config.circuit_duration_max,
             bytes_max: config.circuit_bytes_max,
             connections,
             bandwidth: Bandwidth::new(config),
             metrics,
-            rates: PeerRates::new(config.connect_rate_per_peer, config.connect_burst_per_peer),
+            rates: PeerRates::new(
+                config.connect_rate_per_peer,
+                config.connect_burst_per_peer,
+                connections_max,
+            ),
             buffers: Buffers::new(None),
             next: AtomicU64::new(0),
         }
@@ -170,8 +184,9 @@ impl Circuits {
     }
 
     /// Takes the permits for a circuit. What the operator's trust in an end
-    /// lifts is lifted: that end's count, and for the circuit as a whole the
-    /// limits on bytes and time.
+    /// lifts is lifted: the count of a source, that of a target up to what its
+    /// connection bears, and for the circuit as a whole the limits on bytes and
+    /// time.
     ///
     /// # Errors
     /// [`CircuitRefusal`] names the limit; nothing is held then.
@@ -185,13 +200,16 @@ impl Circuits {
         if self.buffers.is_full() {
             return Err(CircuitRefusal::Memory);
         }
-        let [source_max, destination_max] = standings.map(|standing| {
+        let most = |standing: Standing, trusted| {
             if standing.uncapped {
-                usize::MAX
+                trusted
             } else {
                 self.per_peer_max
             }
-        });
+        };
+        let source_max = most(standings[0], usize::MAX);
+        // Peers end a connection on which we open too many streams.
+        let destination_max = most(standings[1], self.borne_max);
         self.bandwidth
             .admits(&source, &destination, now)
             .map_err(CircuitRefusal::Bandwidth)?;

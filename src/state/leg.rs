@@ -17,6 +17,17 @@ use crate::state::circuits::{Circuit, CircuitId};
 #[error("the stream has ended")]
 pub struct Gone;
 
+/// Why bytes were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Untaken {
+    /// There is nobody to take them, or who is there has taken all it may.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// They would have to wait, and the memory for that is taken.
+    #[error("the memory for buffers is taken (connections.buffers_max)")]
+    Memory,
+}
+
 /// A stream's place on a connection, told apart from any later stream that
 /// uses the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +56,15 @@ pub trait Link: Send + Sync {
     /// Takes `payload` for the stream, all of it, to be sent in order.
     ///
     /// # Errors
-    /// [`Gone`] if the stream or the connection has ended, or if the stream's
-    /// queue is at its bound.
-    fn carry(&self, stream: StreamKey, payload: &[u8], effects: &mut Effects) -> Result<(), Gone>;
+    /// [`Untaken::Gone`] if the stream or the connection has ended, or if the
+    /// stream's queue is at its bound; [`Untaken::Memory`] if there is no memory
+    /// for what would have to wait.
+    fn carry(
+        &self,
+        stream: StreamKey,
+        payload: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Untaken>;
 
     /// Lets the peer send `bytes` more on the stream.
     fn grant(&self, stream: StreamKey, bytes: u32, effects: &mut Effects);
@@ -56,7 +73,7 @@ pub trait Link: Send + Sync {
     /// what is carried to `upstream`.
     ///
     /// # Errors
-    /// [`Gone`] as for [`Link::carry`].
+    /// [`Gone`] in either case of [`Link::carry`].
     fn join(
         &self,
         stream: StreamKey,
@@ -112,6 +129,8 @@ pub enum Command {
     Refused {
         /// The stream that asked.
         stream: StreamKey,
+        /// Whether for want of room on this server, and not by the target.
+        full: bool,
     },
     /// The circuit on offer is no longer wanted.
     Withdraw(CircuitId),

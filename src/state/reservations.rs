@@ -16,7 +16,7 @@ use std::{
 use libp2p_identity::PeerId;
 
 use crate::{
-    config::RelayConfig,
+    config::Config,
     metrics::{RelayMetrics, ReservationGuard},
     state::{
         access::Standing,
@@ -97,11 +97,9 @@ pub struct Reservations {
 impl Reservations {
     /// No reservation yet; limits as configured.
     #[must_use]
-    pub fn new(
-        config: &RelayConfig,
-        connections: Arc<Connections>,
-        metrics: Arc<RelayMetrics>,
-    ) -> Self {
+    pub fn new(config: &Config, connections: Arc<Connections>, metrics: Arc<RelayMetrics>) -> Self {
+        let connections_max = config.connections.max;
+        let config = &config.relay;
         metrics.set_max(config.reservations_max);
         Self {
             peers: StripedMap::new(),
@@ -112,7 +110,11 @@ impl Reservations {
             per_prefix_max: config.reservations_per_prefix_max,
             ttl: config.reservation_ttl,
             connections,
-            rates: PeerRates::new(config.reserve_rate_per_peer, config.reserve_burst_per_peer),
+            rates: PeerRates::new(
+                config.reserve_rate_per_peer,
+                config.reserve_burst_per_peer,
+                connections_max,
+            ),
             metrics,
         }
     }

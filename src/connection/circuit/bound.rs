@@ -11,7 +11,7 @@ use crate::engine::budget::Budget;
 use crate::metrics::CircuitMetrics;
 use crate::state::{
     circuits::{Circuit, EndCause},
-    leg::{Command, Effects, Leg},
+    leg::{Command, Effects, Leg, Untaken},
 };
 
 /// Bytes that are charged at once: small beside every rate.
@@ -58,6 +58,8 @@ pub(in crate::connection) struct Bound {
 pub(in crate::connection) enum Broken {
     /// The other end is not there any more.
     Gone,
+    /// Its bytes would have had to wait, and there is no memory for it.
+    Memory,
     /// This direction has carried all that it may.
     ByteLimit,
 }
@@ -88,7 +90,10 @@ impl Bound {
             self.out
                 .link
                 .carry(self.out.stream, &payload[..admitted.bytes], pass.effects)
-                .map_err(|_| Broken::Gone)?;
+                .map_err(|untaken| match untaken {
+                    Untaken::Gone(_) => Broken::Gone,
+                    Untaken::Memory => Broken::Memory,
+                })?;
             if self.circuit.is_paced() {
                 self.charge(admitted.bytes, pass.now);
             }

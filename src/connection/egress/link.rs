@@ -9,7 +9,7 @@ use std::mem;
 use parking_lot::MutexGuard;
 
 use crate::engine::{batch::Batch, frames, muxer::Muxer};
-use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey};
+use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken};
 
 use super::{
     Egress, OFFERS_MAX, Phase, State, signal,
@@ -18,7 +18,12 @@ use super::{
 };
 
 impl Link for Egress {
-    fn carry(&self, stream: StreamKey, payload: &[u8], effects: &mut Effects) -> Result<(), Gone> {
+    fn carry(
+        &self,
+        stream: StreamKey,
+        payload: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Untaken> {
         let mut state = self.state.lock();
         let index = state.find(stream)?;
         state.push(self.muxer, index, payload)?;
@@ -49,7 +54,8 @@ impl Link for Egress {
     ) -> Result<(), Gone> {
         let mut state = self.state.lock();
         let index = state.find(stream)?;
-        state.push(self.muxer, index, first)?;
+        let pushed = state.push(self.muxer, index, first);
+        pushed.map_err(|_| Gone)?;
         state.streams[index].upstream = Some(upstream);
         self.touch(&mut state, effects);
         Ok(())
@@ -98,6 +104,7 @@ impl Link for Egress {
                     (writer, Batch::default())
                 } else {
                     mem::swap(&mut writer.carried, &mut state.carried);
+                    state.of_circuits = 0;
                     (writer, mem::take(&mut state.batch))
                 }
             };
@@ -169,6 +176,7 @@ impl Egress {
     fn settle_write(&self, writer: Box<Writer>, outcome: Outcome, effects: &mut Effects) -> bool {
         let mut state = self.state.lock();
         let closed = state.phase == Phase::Closed;
+        state.written = writer.total;
         match outcome {
             Outcome::Failed => {
                 state.phase = Phase::Closed;

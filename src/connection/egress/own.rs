@@ -43,7 +43,8 @@ impl Egress {
         if state.streams[index].queue.len() >= ANSWERS_MAX {
             return Err(Gone);
         }
-        state.push(self.muxer, index, answer)?;
+        let pushed = state.push(self.muxer, index, answer);
+        pushed.map_err(|_| Gone)?;
         self.touch(&mut state, effects);
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::engine::{
     frames::{self, Greeting},
     muxer::Muxer,
 };
-use crate::state::leg::{Effects, Gone, Leg, StreamKey};
+use crate::state::leg::{Effects, Gone, Leg, StreamKey, Untaken};
 use crate::wire::yamux::INITIAL_WINDOW;
 
 /// Most bytes that one stream puts into the batch before the next one's turn.
@@ -131,10 +131,15 @@ impl State {
     /// queue. While the memory for buffers is taken, nothing may wait: that is
     /// what grows it, and who makes it wait is who is slow.
     #[inline]
-    pub(super) fn push(&mut self, muxer: Muxer, index: usize, payload: &[u8]) -> Result<(), Gone> {
+    pub(super) fn push(
+        &mut self,
+        muxer: Muxer,
+        index: usize,
+        payload: &[u8],
+    ) -> Result<(), Untaken> {
         let entry = &self.streams[index];
         if entry.after != After::Nothing {
-            return Err(Gone);
+            return Err(Gone.into());
         }
         let room = self.batch.len() < HIGH_WATER && !(self.blocked && pool::is_full());
         let direct = if entry.queue.is_empty() && room {
@@ -145,8 +150,11 @@ impl State {
         let (now, later) = payload.split_at(direct);
         if !later.is_empty() {
             let queued = self.streams[index].queue.len() + later.len();
-            if queued > QUEUE_MAX || pool::is_full() {
-                return Err(Gone);
+            if queued > QUEUE_MAX {
+                return Err(Gone.into());
+            }
+            if pool::is_full() {
+                return Err(Untaken::Memory);
             }
         }
         if !now.is_empty() {
@@ -179,7 +187,11 @@ impl State {
                 Some(_) | None => self.carried.push((entry.key, length)),
             }
         }
+        let before = self.batch.len();
         frames::data(muxer, entry.key.id, greeting, bytes, &mut self.batch);
+        if entry.upstream.is_some() {
+            self.of_circuits += self.batch.len() - before;
+        }
     }
 
     /// Bytes of a stream have left: owes its sender their credit.

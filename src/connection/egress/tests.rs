@@ -7,10 +7,12 @@ use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp::OwnedReadHalf};
 
 use super::*;
+use crate::connection::pool;
 use crate::connection::tests::ear::{Ear, Session};
 use crate::engine::{demux::StreamId, record::OpenKey};
 use crate::metrics::Metrics;
-use crate::state::leg::{Gone, Leg};
+use crate::state::leg::{Gone, Leg, Untaken};
+use crate::state::limits::Buffers;
 use crate::wire::yamux::INITIAL_WINDOW;
 
 const KEY: [u8; 32] = [5; 32];
@@ -83,7 +85,7 @@ impl Pair {
         }
     }
 
-    fn carry(&mut self, stream: StreamKey, bytes: &[u8]) -> Result<(), Gone> {
+    fn carry(&mut self, stream: StreamKey, bytes: &[u8]) -> Result<(), Untaken> {
         self.egress.carry(stream, bytes, &mut self.effects)
     }
 
@@ -200,7 +202,7 @@ impl Upstream {
 }
 
 impl Link for Upstream {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 
@@ -257,7 +259,7 @@ async fn a_queue_ends_where_its_bound_is_and_takes_nothing_beyond() {
     for at in (0..taken).step_by(32 * 1024) {
         pair.carry(stream, &pattern(at, 32 * 1024)).expect("room");
     }
-    assert_eq!(pair.carry(stream, b"one more"), Err(Gone));
+    assert_eq!(pair.carry(stream, b"one more"), Err(Gone.into()));
     pair.drain().await;
     assert_eq!(pair.bytes(stream).len(), WINDOW);
     pair.credit(stream, QUEUE_MAX);
@@ -292,7 +294,7 @@ async fn an_end_waits_for_what_was_carried_before_it() {
     pair.egress.reset(draining, 7, true, &mut pair.effects);
     pair.egress.reset(dropped, 7, false, &mut pair.effects);
     for stream in [finishing, draining, dropped] {
-        assert_eq!(pair.carry(stream, b"late"), Err(Gone));
+        assert_eq!(pair.carry(stream, b"late"), Err(Gone.into()));
     }
     pair.drain().await;
     assert!(!pair.finished(finishing) && !pair.was_reset(draining));
@@ -451,6 +453,40 @@ async fn a_peer_that_asks_and_does_not_read_is_given_up() {
     }
 }
 
+/// What circuits carry is not held against the peer: they end by themselves.
+#[tokio::test]
+async fn without_memory_a_peer_that_asks_and_does_not_read_is_given_up_soon() {
+    let mut pair = Pair::new(Muxer::Yamux).await;
+    let stream = pair.join(0);
+    pair.clog(stream);
+    let account = Buffers::new(Some(1));
+    pool::observe_pool(Arc::clone(&pair.metrics.pools), Arc::clone(&account));
+    account.add(1 << 50);
+    let before = pair.batched();
+    assert!(before > OWN_MAX);
+    let mut pongs = 0;
+    while pair.egress.take_signals() & signal::FAILED == 0 {
+        pair.egress.pong(0, &mut pair.effects);
+        pair.settle();
+        pongs += 1;
+        assert!(pair.batched() - before <= OWN_MAX + 64);
+    }
+    assert!(pongs > 1_000, "given up after {pongs}");
+}
+
+#[tokio::test]
+async fn without_memory_one_that_has_left_is_not_taken_for_one_that_is_slow() {
+    let mut pair = Pair::new(Muxer::Yamux).await;
+    let [slow, left] = [pair.join(0), pair.join(1)];
+    pair.clog(slow);
+    let account = Buffers::new(Some(1));
+    pool::observe_pool(Arc::clone(&pair.metrics.pools), Arc::clone(&account));
+    account.add(1 << 50);
+    pair.egress.drop_stream(left);
+    assert_eq!(pair.carry(slow, b"waits"), Err(Untaken::Memory));
+    assert_eq!(pair.carry(left, b"waits"), Err(Gone.into()));
+}
+
 #[tokio::test]
 async fn a_held_stream_is_woken_by_every_grant_until_it_may_go_on() {
     let mut pair = Pair::new(Muxer::Mplex).await;
@@ -475,7 +511,7 @@ async fn a_stream_of_the_past_does_not_touch_the_one_that_has_its_id() {
         pair.egress.drop_stream(old);
         let new = pair.accept(0);
         assert_ne!(old, new);
-        assert_eq!(pair.carry(old, b"old"), Err(Gone));
+        assert_eq!(pair.carry(old, b"old"), Err(Gone.into()));
         assert!(!pair.egress.attach(old, Arc::new(Upstream::default()).leg()));
         pair.egress.grant(old, 5, &mut pair.effects);
         pair.egress.finish(old, &mut pair.effects);
@@ -494,12 +530,15 @@ async fn a_closed_egress_says_goodbye_and_takes_nothing_more() {
     let mut pair = Pair::new(Muxer::Yamux).await;
     let stream = pair.accept(0);
     pair.carry(stream, b"last words").expect("open");
-    let closing = |stream| Command::Refused { stream };
+    let closing = |stream| Command::Refused {
+        stream,
+        full: false,
+    };
     assert!(pair.egress.deliver(closing(stream)).is_ok());
     let left = pair.egress.close(GoAwayCode::Protocol, &mut pair.effects);
     assert_eq!(left.len(), 1, "what was not acted upon comes back");
 
-    assert_eq!(pair.carry(stream, b"more"), Err(Gone));
+    assert_eq!(pair.carry(stream, b"more"), Err(Gone.into()));
     let leg = Arc::new(Upstream::default()).leg();
     let joined = pair.egress.join(stream, b"more", leg, &mut pair.effects);
     assert_eq!(joined, Err(Gone));

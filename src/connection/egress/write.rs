@@ -19,6 +19,8 @@ pub(super) struct Writer {
     /// Sealed bytes; the first `written` of them have left.
     pending: Vec<u8>,
     written: usize,
+    /// Bytes that the socket has taken from the beginning on.
+    pub(super) total: u64,
     /// Stream bytes among the pending ones, whose credit is due when all of
     /// it has left.
     pub(super) carried: Vec<(StreamKey, u32)>,
@@ -42,6 +44,7 @@ impl Writer {
             socket,
             pending: Vec::new(),
             written: 0,
+            total: 0,
             carried: Vec::new(),
         }
     }
@@ -71,6 +74,7 @@ impl Writer {
                 Ok(count) => {
                     metrics.written(count);
                     self.written += count;
+                    self.total += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::Full,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

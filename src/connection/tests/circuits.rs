@@ -1,12 +1,15 @@
 //! Circuits between two peers: what is carried, how they end, and what is
 //! left when they have.
 
+use libp2p_identity::PeerId;
+
 use super::ear::Session;
 use super::peer::{Circuit, Death, MUXERS, PAIRS, Server, agreement};
+use crate::clock;
 use crate::connection::Closed;
 use crate::engine::muxer::Muxer;
 use crate::service::ping;
-use crate::state::leg::Ending;
+use crate::state::{access::Standing, circuits::CircuitRefusal, leg::Ending};
 use crate::wire::{
     hex,
     relay::{STOP_PROTOCOL, Status, encode_stop_connect, encode_stop_status},
@@ -266,7 +269,7 @@ async fn a_target_that_leaves_while_asked_is_a_failed_connection() {
             source.assert_alive().await;
             assert!(server.context.relay.circuits.is_clear());
             // It cannot be asked for again.
-            let target = libp2p_identity::PeerId::random();
+            let target = PeerId::random();
             let again = source.connect(target);
             assert_eq!(source.until_status(again).await, Status::NoReservation);
             source.leave().await;
@@ -308,4 +311,32 @@ async fn a_peer_that_goes_away_is_offered_nothing_new() {
         assert_eq!(source.until_status(stream).await, Status::ConnectionFailed);
         server.leave([source, target]).await;
     }
+}
+
+/// Its count of circuits is lifted, but its connection bears only so many of
+/// our streams.
+#[tokio::test]
+async fn a_trusted_target_is_offered_what_its_connection_bears() {
+    let server = Server::with(|config| config.connections.streams_max = 256);
+    let circuits = &server.context.relay.circuits;
+    let trusted = Standing {
+        uncapped: true,
+        ..Standing::default()
+    };
+    let (target, now) = (PeerId::random(), clock::now());
+    let stranger = Standing::default();
+    let offer = || circuits.open(PeerId::random(), target, [stranger, trusted], now);
+    let mut held = Vec::new();
+    while let Ok(circuit) = offer() {
+        held.push(circuit);
+    }
+    assert_eq!(held.len(), 255);
+    assert_eq!(offer().err(), Some(CircuitRefusal::Destination));
+    // As a source it opens the streams itself.
+    for _ in 0..300 {
+        let asked = circuits.open(target, PeerId::random(), [trusted, stranger], now);
+        held.push(asked.expect("trusted"));
+    }
+    drop(held);
+    assert!(circuits.is_clear());
 }

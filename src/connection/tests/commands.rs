@@ -8,11 +8,12 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, muxer::Muxer};
-use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey};
+use crate::state::leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey, Untaken};
 
 use super::peer::Server;
 
-/// The other connection, of which only what reaches it matters.
+/// The other connection, of which only what reaches it matters. Takes commands,
+/// and no bytes.
 #[derive(Default)]
 struct Other {
     refused: Mutex<Vec<StreamKey>>,
@@ -20,14 +21,14 @@ struct Other {
 }
 
 impl Link for Other {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 
     fn grant(&self, _: StreamKey, _: u32, _: &mut Effects) {}
 
     fn join(&self, _: StreamKey, _: &[u8], _: Leg, _: &mut Effects) -> Result<(), Gone> {
-        Ok(())
+        Err(Gone)
     }
 
     fn finish(&self, _: StreamKey, _: &mut Effects) {}
@@ -40,10 +41,11 @@ impl Link for Other {
 
     fn deliver(&self, command: Command) -> Result<(), Command> {
         match command {
-            Command::Refused { stream } => {
+            Command::Refused { stream, .. } => {
                 self.refused.lock().push(stream);
                 Ok(())
             }
+            Command::Joined { .. } => Ok(()),
             other => Err(other),
         }
     }
@@ -128,4 +130,31 @@ async fn a_target_that_joins_too_late_is_reset() {
     drop(link);
     peer.leave().await;
     server.assert_clear();
+}
+
+/// It has been told that it is joined, and its answer found no memory.
+#[tokio::test]
+async fn a_source_that_cannot_be_answered_is_reset() {
+    for muxer in Muxer::ALL {
+        let server = Server::new();
+        let mut peer = server.connect(muxer).await;
+        peer.assert_alive().await;
+        let connections = &server.context.connections;
+        let link = connections.find(&peer.id).expect("connected");
+        let circuits = &server.context.relay.circuits;
+        let circuit = circuits.open(PeerId::random(), peer.id, Default::default(), clock::now());
+        let other = Arc::new(Other::default());
+        let offer = Command::Offer {
+            circuit: circuit.expect("room"),
+            source: leg(&other),
+        };
+        assert!(link.deliver(offer).is_ok());
+        let offered = peer.until_offered().await;
+        peer.accept(offered);
+        peer.until_reset(offered).await;
+        assert_eq!(*other.reset.lock(), [STREAM]);
+        assert!(circuits.is_clear());
+        peer.leave().await;
+        server.assert_clear();
+    }
 }

@@ -268,17 +268,46 @@ async fn an_id_may_be_used_again_when_both_sides_have_ended() {
 #[tokio::test]
 async fn streams_over_the_limit_are_reset_and_their_places_come_back() {
     for muxer in MUXERS {
-        let server = Server::new();
+        let server = Server::with(|config| config.connections.streams_max = 20);
         let mut peer = server.connect(muxer).await;
-        let streams: Vec<_> = (0..256).map(|_| peer.open()).collect();
+        let streams: Vec<_> = (0..20).map(|_| peer.open()).collect();
         let over = peer.open();
         peer.until_reset(over).await;
         assert!(streams.iter().all(|stream| !peer.was_reset(*stream)));
-        peer.reset(streams[100]);
+        peer.reset(streams[10]);
         peer.assert_alive().await;
         // A stream of ours has no place among them.
         let ours = peer.ear.streams.values().filter(|heard| heard.opened);
         assert_eq!(ours.count(), 1, "the question who the peer is");
+        peer.leave().await;
+        server.assert_clear();
+    }
+}
+
+/// Only so many may be without a protocol, or without an end behind the answer.
+#[tokio::test]
+async fn streams_that_run_nothing_are_few() {
+    for muxer in MUXERS {
+        let server = Server::with(|config| config.streams.identify_per_peer_max = 100);
+        let mut peer = server.connect(muxer).await;
+        let silent: Vec<_> = (0..31).map(|_| peer.open()).collect();
+        let asking = peer.propose(identify::PROTOCOL);
+        peer.until_finished(asking).await;
+        // Answered, and not ended by the peer.
+        let over = peer.open();
+        peer.until_reset(over).await;
+        peer.finish(asking);
+        let pinging = peer.propose(ping::PROTOCOL);
+        peer.until_agreed(pinging, ping::PROTOCOL).await;
+        let last = peer.open();
+        let over = peer.open();
+        peer.until_reset(over).await;
+        for stream in silent.iter().chain([&pinging, &last]) {
+            assert!(!peer.was_reset(*stream));
+        }
+        peer.reset(silent[0]);
+        let another = peer.propose(ping::PROTOCOL);
+        peer.until_agreed(another, ping::PROTOCOL).await;
         peer.leave().await;
         server.assert_clear();
     }

@@ -1,7 +1,7 @@
 //! How long a peer may take: virtual time, so that no test waits for it.
 
 use super::ear::Session;
-use super::peer::{MUXERS, Peer, Server, Stopped, agreement};
+use super::peer::{Circuit, MUXERS, PAIRS, Peer, Server, Stopped, agreement};
 use crate::connection::Closed;
 use crate::engine::{demux::StreamId, muxer::Muxer};
 use crate::service::{identify, ping};
@@ -127,4 +127,43 @@ async fn a_quiet_mplex_peer_stays() {
     peer.assert_alive().await;
     peer.leave().await;
     server.assert_clear();
+}
+
+/// Who reads nothing of what waits for it loses its connection; who reads now
+/// and then keeps it.
+#[tokio::test]
+async fn a_peer_that_does_not_read_what_waits_for_it_is_let_go() {
+    let clock = Stopped::clock();
+    for muxers in PAIRS {
+        for reads in [true, false] {
+            let server = Server::with(|config| config.relay.circuit_bytes_max = None);
+            let Circuit { peers, streams } = server.circuit(muxers).await;
+            let [mut source, mut target] = peers;
+            // More than the kernel holds, less than what would be given up.
+            source.write(streams[0], &[1; 200_000]);
+            source.send().await;
+            let full = "waystation_egress_socket_full_total";
+            while server.sum(full) == 0.0 {
+                tokio::task::yield_now().await;
+            }
+            if reads {
+                for _ in 0..3 {
+                    clock.advance(25).await;
+                    target.glance().await;
+                }
+                target.until_bytes(streams[1], 200_000).await;
+                target.assert_alive().await;
+                server.leave([source, target]).await;
+            } else {
+                clock.advance(28).await;
+                source.glance().await;
+                assert!(!source.was_reset(streams[0]), "too soon");
+                clock.advance(3).await;
+                source.until_reset(streams[0]).await;
+                assert_eq!(target.until_closed().await, Closed::WriteStalled);
+                source.leave().await;
+                server.assert_clear();
+            }
+        }
+    }
 }

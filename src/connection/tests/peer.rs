@@ -153,12 +153,12 @@ impl Server {
                 &metrics.access,
             )),
             reservations: Reservations::new(
-                &config.relay,
+                &config,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.relay),
             ),
             circuits: Circuits::new(
-                &config.relay,
+                &config,
                 Arc::clone(&connections),
                 Arc::clone(&metrics.circuits),
             )

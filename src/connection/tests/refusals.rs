@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{
     ear::{Ear, Session},
-    peer::{Circuit, MUXERS, PAIRS, Server},
+    peer::{Circuit, MUXERS, PAIRS, Server, Stopped},
 };
 use crate::{
     connection::{Closed, Handover, turn_away},
@@ -95,6 +95,30 @@ async fn streams_are_limited_over_all_connections_and_their_places_come_back() {
 }
 
 #[tokio::test]
+async fn a_target_that_cannot_be_asked_for_want_of_streams_is_told_of_as_a_limit() {
+    for muxers in PAIRS {
+        // The question to each peer, and one more.
+        let server = Server::with(|config| config.streams.max = 3);
+        let mut target = server.connect(muxers[1]).await;
+        let reserved = target.reserve();
+        assert_eq!(target.until_status(reserved).await, Status::Ok);
+        target.finish(reserved);
+        target.send().await;
+        while server.context.streams.usage()[0].taken > 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut source = server.connect(muxers[0]).await;
+        let stream = source.connect(target.id);
+        let status = source.until_status(stream).await;
+        assert_eq!(status, Status::ResourceLimitExceeded);
+        let refusals = server.context.metrics.circuits.refusals();
+        assert_eq!(refusals.get("streams"), 1);
+        assert!(server.context.relay.circuits.is_clear());
+        server.leave([source, target]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_of_a_circuit_is_no_hop_stream() {
     let server = Server::with(|config| {
         config.streams.hop_per_peer_max = 1;
@@ -168,23 +192,54 @@ async fn without_memory_only_what_would_have_to_wait_ends() {
     }
 }
 
+/// A record that comes in two pieces is no fault of its sender's.
 #[tokio::test]
-async fn without_memory_no_long_record_waits_for_its_end() {
+async fn without_memory_a_record_in_two_pieces_is_read_all_the_same() {
+    for muxer in MUXERS {
+        let server = Server::new();
+        let mut peer = server.connect(muxer).await;
+        let ping = peer.propose(ping::PROTOCOL);
+        peer.until_agreed(ping, ping::PROTOCOL).await;
+        server.buffers.add(EVERYTHING);
+        peer.write(ping, &[1; 32 * 300]);
+        let record = peer.sealed();
+        let (first, second) = record.split_at(5_000);
+        let read = server.received_bytes();
+        peer.send_raw(first).await;
+        while server.received_bytes() == read {
+            tokio::task::yield_now().await;
+        }
+        peer.send_raw(second).await;
+        peer.until_bytes(ping, 32 * 300).await;
+        server.buffers.add(-EVERYTHING);
+        peer.leave().await;
+        server.assert_clear();
+    }
+}
+
+#[tokio::test]
+async fn without_memory_no_long_record_waits_for_its_end_for_ever() {
+    let clock = Stopped::clock();
     let server = Server::new();
-    let mut peer = server.connect(Muxer::Yamux).await;
-    let mut bystander = server.connect(Muxer::Yamux).await;
-    let ping = bystander.propose(ping::PROTOCOL);
-    bystander.until_agreed(ping, ping::PROTOCOL).await;
-    peer.send_raw(&[0xff; 2_000]).await;
-    bystander.write(ping, &[1; 32]);
-    bystander.until_bytes(ping, 32).await;
+    let mut short = server.connect(Muxer::Yamux).await;
+    let mut long = server.connect(Muxer::Yamux).await;
+    for (peer, length) in [(&mut short, 2_000), (&mut long, 4_000)] {
+        let read = server.received_bytes();
+        peer.send_raw(&vec![0xff; length]).await;
+        while server.received_bytes() == read {
+            tokio::task::yield_now().await;
+        }
+    }
+    // With memory, both may wait until they are taken for dead.
+    clock.advance(20).await;
     server.buffers.add(EVERYTHING);
-    peer.send_raw(&[0xff; 2_000]).await;
-    assert_eq!(peer.until_closed().await, Closed::Memory);
-    bystander.write(ping, &[1; 32]);
-    bystander.until_bytes(ping, 32).await;
+    clock.advance(9).await;
+    assert_eq!(server.sum("waystation_connections"), 2.0, "too soon");
+    clock.advance(2).await;
+    assert_eq!(server.sum("waystation_connections"), 1.0);
+    assert_eq!(long.until_closed().await, Closed::Memory);
+    short.die(super::peer::Death::Abort).await;
     server.buffers.add(-EVERYTHING);
-    bystander.leave().await;
     server.assert_clear();
 }
 

@@ -16,7 +16,7 @@ use crate::{
     state::{
         access::Standing,
         circuits::{Circuit, Circuits},
-        leg::{Effects, Gone, Leg, StreamKey},
+        leg::{Effects, Gone, Leg, StreamKey, Untaken},
         limits::{ConnectionPermit, Limits},
         peerstore::{Announcement, Peerstore, Speaker},
         reservations::Reservations,
@@ -30,7 +30,7 @@ struct Fake {
 }
 
 impl Link for Fake {
-    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Gone> {
+    fn carry(&self, _: StreamKey, _: &[u8], _: &mut Effects) -> Result<(), Untaken> {
         Ok(())
     }
 
@@ -348,8 +348,8 @@ impl Everything {
         let table = || Arc::clone(&connections);
         Self {
             limits: Limits::new(&config.connections),
-            reservations: Reservations::new(&config.relay, table(), Arc::clone(&metrics.relay)),
-            circuits: Circuits::new(&config.relay, table(), Arc::clone(&metrics.circuits)),
+            reservations: Reservations::new(&config, table(), Arc::clone(&metrics.relay)),
+            circuits: Circuits::new(&config, table(), Arc::clone(&metrics.circuits)),
             peerstore: Peerstore::new(
                 &config.peerstore,
                 Arc::clone(&metrics.peerstore),

@@ -4,10 +4,11 @@
 //! places. A group has a place while it has connections or a bucket that is
 //! not full; one step of sweeping rides on the arrival of a new group. When no
 //! place is free, all further groups together are one: they share a single
-//! count and a single bucket, under the limits of one.
+//! count, under the limit of one, and a single bucket.
 
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,6 +34,10 @@ pub(super) struct GroupTable<K: Hash + Eq> {
     sweep: Mutex<Sweep>,
     count_max: usize,
     rate: Rate,
+    /// The rate of those without a place, together.
+    shared: Rate,
+    /// Tokens asked for without a place, since the table last had one free.
+    placeless: AtomicUsize,
 }
 
 /// Which limit of a group was met.
@@ -80,14 +85,26 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
     /// A table of `places` groups, each with at most `count_max` connections
     /// that come at most at `rate`.
     pub(super) fn new(places: usize, count_max: usize, rate: Rate) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::build(places, count_max, rate, rate))
+    }
+
+    /// A table of `places` groups without connections, each of which takes
+    /// tokens at `rate`, and all others together at `shared`.
+    pub(super) fn of_rates(places: usize, rate: Rate, shared: Rate) -> Arc<Self> {
+        Arc::new(Self::build(places, usize::MAX, rate, shared))
+    }
+
+    fn build(places: usize, count_max: usize, rate: Rate, shared: Rate) -> Self {
+        Self {
             entries: StripedMap::new(),
             places: Capacity::new(places),
             overflow: Mutex::new(None),
             sweep: Mutex::default(),
             count_max,
             rate,
-        })
+            shared,
+            placeless: AtomicUsize::new(0),
+        }
     }
 
     /// Counts one more connection of the group of `key`.
@@ -97,11 +114,11 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         now: Instant,
     ) -> Result<GroupPermit<K>, GroupRefusal> {
         let known = self.entries.with(&key, |entry| {
-            entry.map(|entry| self.count_one(&mut entry.group, now))
+            entry.map(|entry| self.count_one(&mut entry.group, &self.rate, now))
         });
         let place = match known {
             Some(outcome) => outcome.map(|()| Place::Own),
-            None => self.enter(key, now, |group| self.count_one(group, now)),
+            None => self.enter(key, now, |group, rate| self.count_one(group, rate, now)),
         }?;
         Ok(GroupPermit {
             table: Arc::clone(self),
@@ -113,26 +130,34 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
     /// Takes a token of the group of `key` for something that is over at once.
     pub(super) fn take(&self, key: K, now: Instant) -> Result<(), GroupRefusal> {
         let known = self.entries.with(&key, |entry| {
-            entry.map(|entry| self.take_one(&mut entry.group, now))
+            entry.map(|entry| take_one(&mut entry.group, &self.rate, now))
         });
         match known {
             Some(outcome) => outcome,
-            None => self
-                .enter(key, now, |group| self.take_one(group, now))
-                .map(|_| ()),
+            None => {
+                let entered = self.enter(key, now, |group, rate| take_one(group, rate, now));
+                if !matches!(entered, Ok(Place::Own)) {
+                    self.placeless.fetch_add(1, Ordering::Relaxed);
+                }
+                entered.map(|_| ())
+            }
         }
     }
 
     /// Forgets all groups that are as good as unknown.
     pub(super) fn sweep(&self, now: Instant) {
         self.entries.retain(|_, entry| !entry.group.is_idle(now));
+        if self.places.taken() < self.places.max() {
+            self.placeless.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What is taken of the table.
     pub(super) fn usage(&self) -> TableUsage {
         TableUsage {
             groups: Level::of(&self.places),
-            overflow: self.overflow.lock().as_ref().map_or(0, |group| group.count),
+            overflow: self.overflow.lock().as_ref().map_or(0, |group| group.count)
+                + self.placeless.load(Ordering::Relaxed),
         }
     }
 
@@ -141,13 +166,13 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         &self,
         key: K,
         now: Instant,
-        count: impl FnOnce(&mut Group) -> Result<(), GroupRefusal>,
+        count: impl FnOnce(&mut Group, &Rate) -> Result<(), GroupRefusal>,
     ) -> Result<Place, GroupRefusal> {
         self.sweep_step(now);
         let Some(place) = self.places.try_reserve() else {
             let mut overflow = self.overflow.lock();
             let group = overflow.get_or_insert_with(|| Group::new(now));
-            return count(group).map(|()| Place::Overflow);
+            return count(group, &self.shared).map(|()| Place::Overflow);
         };
         self.entries.update(key, |slot| {
             // Another worker may have been first; then the place goes back.
@@ -155,22 +180,17 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
                 group: Group::new(now),
                 _place: place,
             });
-            count(&mut entry.group).map(|()| Place::Own)
+            count(&mut entry.group, &self.rate).map(|()| Place::Own)
         })
     }
 
-    fn count_one(&self, group: &mut Group, now: Instant) -> Result<(), GroupRefusal> {
+    fn count_one(&self, group: &mut Group, rate: &Rate, now: Instant) -> Result<(), GroupRefusal> {
         if group.count >= self.count_max {
             return Err(GroupRefusal::Count);
         }
-        self.take_one(group, now)?;
+        take_one(group, rate, now)?;
         group.count += 1;
         Ok(())
-    }
-
-    fn take_one(&self, group: &mut Group, now: Instant) -> Result<(), GroupRefusal> {
-        let taken = group.bucket.take(&self.rate, 1, now);
-        taken.map_err(|_| GroupRefusal::Rate)
     }
 
     /// Sweeps the next stripe if it is time; never waits for another sweeper.
@@ -189,6 +209,11 @@ impl<K: Hash + Eq + Copy> GroupTable<K> {
         self.entries
             .retain_in(stripe, |_, entry| !entry.group.is_idle(now));
     }
+}
+
+fn take_one(group: &mut Group, rate: &Rate, now: Instant) -> Result<(), GroupRefusal> {
+    let taken = group.bucket.take(rate, 1, now);
+    taken.map_err(|_| GroupRefusal::Rate)
 }
 
 impl<K: Hash + Eq> GroupTable<K> {

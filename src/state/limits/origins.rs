@@ -52,7 +52,8 @@ pub(super) struct OriginPermit {
 pub struct TableUsage {
     /// Groups in the table, with or without connections.
     pub groups: Level,
-    /// Connections of groups that came when the table was full.
+    /// Connections of groups that came when the table was full; where groups
+    /// have no connections, requests since it was.
     pub overflow: usize,
 }
 

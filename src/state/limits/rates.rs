@@ -1,7 +1,8 @@
 //! How often one peer may ask for something.
 //!
 //! Owns a bucket for each peer that has asked lately, in a table with a fixed
-//! number of places; peers beyond it share one bucket. Peer ids are kept as 64
+//! number of places; peers beyond it share one bucket, larger than that of one
+//! peer. Peer ids are kept as 64
 //! bits under a random key: a peer cannot choose with whom it shares, and of a
 //! million peers hardly two do.
 
@@ -12,12 +13,12 @@ use std::time::Instant;
 use libp2p_identity::PeerId;
 
 use super::groups::GroupTable;
-use super::origins::TableUsage;
+use super::origins::{TABLE_SLACK, TableUsage};
 use crate::engine::token_bucket::Rate;
 
-/// Peers that have a bucket of their own: all that can be connected by default
-/// and those that have just left, in 4 MiB.
-const PEERS_MAX: usize = 65_536;
+/// How many peers' rate those without a bucket of their own have together: that
+/// many can be served at once, while those who filled the table gain little.
+const SHARED_BY: u16 = 64;
 
 /// The rate of one kind of request, by peer.
 #[derive(Debug)]
@@ -32,12 +33,20 @@ pub struct PeerRates {
 pub struct TooOften;
 
 impl PeerRates {
-    /// `per_second` requests of each peer, of which `burst` can be saved up.
+    /// `per_second` requests of each peer, of which `burst` can be saved up; for
+    /// as many peers as `connections` can hold, and those that have just left.
     #[must_use]
-    pub fn new(per_second: f64, burst: usize) -> Self {
+    pub fn new(per_second: f64, burst: usize, connections: usize) -> Self {
         let burst = u32::try_from(burst).unwrap_or(u32::MAX);
         Self {
-            buckets: GroupTable::new(PEERS_MAX, usize::MAX, Rate::new(per_second, burst)),
+            buckets: GroupTable::of_rates(
+                connections.saturating_add(TABLE_SLACK),
+                Rate::new(per_second, burst),
+                Rate::new(
+                    per_second * f64::from(SHARED_BY),
+                    burst.saturating_mul(u32::from(SHARED_BY)),
+                ),
+            ),
             hasher: RandomState::new(),
         }
     }
@@ -73,7 +82,7 @@ mod tests {
     #[test]
     fn each_peer_has_its_own_rate_and_is_forgotten() {
         let now = clock::now();
-        let rates = PeerRates::new(0.5, 2);
+        let rates = PeerRates::new(0.5, 2, 100);
         let (one, two) = (PeerId::random(), PeerId::random());
         assert_eq!(rates.take(&one, now), Ok(()));
         assert_eq!(rates.take(&one, now), Ok(()));
@@ -90,14 +99,22 @@ mod tests {
     #[test]
     fn peers_beyond_the_table_share_a_bucket_and_known_ones_keep_theirs() {
         let now = clock::now();
-        let rates = PeerRates::new(0.001, 2);
+        let rates = PeerRates::new(0.001, 2, 100);
         let known = PeerId::random();
         assert_eq!(rates.take(&known, now), Ok(()));
-        for key in 0..70_000_u64 {
-            let _ = rates.buckets.take(key, now);
+        let places = 100 + TABLE_SLACK;
+        for key in 1..places as u64 {
+            assert_eq!(rates.buckets.take(key, now), Ok(()));
         }
-        assert_eq!(rates.usage().groups.taken, PEERS_MAX);
+        assert_eq!(rates.usage().groups.taken, places);
+        assert_eq!(rates.usage().overflow, 0);
+        for _ in 0..2 * SHARED_BY {
+            assert_eq!(rates.take(&PeerId::random(), now), Ok(()));
+        }
         assert_eq!(rates.take(&PeerId::random(), now), Err(TooOften));
+        assert_eq!(rates.usage().overflow, 2 * usize::from(SHARED_BY) + 1);
         assert_eq!(rates.take(&known, now), Ok(()));
+        rates.sweep(now + Duration::from_secs(3_000));
+        assert_eq!(rates.usage().overflow, 0);
     }
 }

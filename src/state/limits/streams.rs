@@ -5,7 +5,9 @@
 //! counted from the moment a protocol is agreed on until it ends; for hop only
 //! until it is answered, since a limit on hop must not be a hidden limit on
 //! circuits, which have limits of their own. Streams that are opened for circuits (stop) are
-//! bounded by circuits as well.
+//! bounded by circuits as well. Peers leave some of the total to us, so that
+//! theirs cannot keep us from asking them who they are and from offering them
+//! circuits.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -15,6 +17,14 @@ use libp2p_identity::PeerId;
 use super::super::striped::{Capacity, KeyPermit, KeyedCounts, Permit};
 use super::Level;
 use crate::config::{Config, StreamsConfig};
+
+/// Streams of one connection that may run nothing at a time, because no
+/// protocol is agreed on yet or because all is said. Peers name theirs with the
+/// first bytes and end it when they are answered, so few are on their way.
+const IDLE_MAX: usize = 32;
+
+/// One in so many of `streams.max` is kept for streams that we open.
+const OURS: usize = 8;
 
 /// A protocol that peers open streams for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +45,9 @@ pub enum StreamRefusal {
     /// `connections.streams_max`
     #[error("too many streams of this connection (connections.streams_max)")]
     Connection,
+    /// More than a peer needs that run nothing.
+    #[error("too many streams of this connection that run no protocol")]
+    Idle,
     /// `streams.max`
     #[error("too many streams (streams.max)")]
     Total,
@@ -53,6 +66,8 @@ pub enum StreamRefusal {
 #[derive(Debug)]
 pub struct StreamLimits {
     total: Arc<Capacity>,
+    /// Those of them that peers open.
+    theirs: Arc<Capacity>,
     protocols: [ProtocolLimit; 4],
     per_connection_max: usize,
     /// Peer and protocol in 64 bits under a random key.
@@ -71,6 +86,8 @@ struct ProtocolLimit {
 #[must_use = "a permit that is dropped at once counts nothing"]
 pub struct StreamPermit {
     _total: Permit,
+    /// For a stream that a peer opened.
+    _theirs: Option<Permit>,
     protocol: Option<ProtocolPermit>,
 }
 
@@ -101,6 +118,7 @@ impl StreamLimits {
         };
         Arc::new(Self {
             total: Capacity::new(max),
+            theirs: Capacity::new(max - max / OURS),
             // In the order of `Protocol::ALL`.
             protocols: [
                 limit(ping_max, ping_per_peer_max),
@@ -115,15 +133,22 @@ impl StreamLimits {
     }
 
     /// Counts a stream that a peer opens on a connection where it has `open`
-    /// already.
+    /// already, of which `idle` run nothing.
     ///
     /// # Errors
     /// The limit that is met.
-    pub fn accept(&self, open: usize) -> Result<StreamPermit, StreamRefusal> {
+    pub fn accept(&self, open: usize, idle: usize) -> Result<StreamPermit, StreamRefusal> {
         if open >= self.per_connection_max {
             return Err(StreamRefusal::Connection);
         }
-        self.open()
+        if idle >= IDLE_MAX {
+            return Err(StreamRefusal::Idle);
+        }
+        let theirs = self.theirs.try_reserve().ok_or(StreamRefusal::Total)?;
+        Ok(StreamPermit {
+            _theirs: Some(theirs),
+            ..self.open()?
+        })
     }
 
     /// Counts a stream that we open.
@@ -133,6 +158,7 @@ impl StreamLimits {
     pub fn open(&self) -> Result<StreamPermit, StreamRefusal> {
         Ok(StreamPermit {
             _total: self.total.try_reserve().ok_or(StreamRefusal::Total)?,
+            _theirs: None,
             protocol: None,
         })
     }
@@ -212,6 +238,7 @@ impl StreamRefusal {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Connection => "per_connection",
+            Self::Idle => "idle",
             Self::Total => "total",
             Self::Memory => "memory",
             Self::Protocol(Protocol::Ping) => "ping",
@@ -246,12 +273,12 @@ mod tests {
             config.connections.streams_max = 3;
         });
         let [one, two, three] = [PeerId::random(), PeerId::random(), PeerId::random()];
-        assert_eq!(limits.accept(3).err(), Some(StreamRefusal::Connection));
-        let mut first = limits.accept(0).unwrap();
-        let mut second = limits.accept(1).unwrap();
-        let mut third = limits.accept(2).unwrap();
+        assert_eq!(limits.accept(3, 0).err(), Some(StreamRefusal::Connection));
+        let mut first = limits.accept(0, 0).unwrap();
+        let mut second = limits.accept(1, 0).unwrap();
+        let mut third = limits.accept(2, 0).unwrap();
         let fourth = limits.open().unwrap();
-        assert_eq!(limits.accept(0).err(), Some(StreamRefusal::Total));
+        assert_eq!(limits.accept(0, 0).err(), Some(StreamRefusal::Total));
         drop(fourth);
 
         limits.agreed(&mut first, Protocol::Hop, &one).unwrap();
@@ -268,6 +295,21 @@ mod tests {
 
         assert_eq!(limits.usage().map(|level| level.taken), [3, 2, 0, 0, 1]);
         drop((first, second, third));
+        assert!(limits.is_clear());
+    }
+
+    #[test]
+    fn peers_leave_streams_to_us_and_do_not_open_all_of_theirs_at_once() {
+        let limits = limits(|config| config.streams.max = 16);
+        let theirs: Vec<_> = (0..14).map(|_| limits.accept(0, 0).unwrap()).collect();
+        assert_eq!(limits.accept(0, 0).err(), Some(StreamRefusal::Total));
+        let ours = [limits.open().unwrap(), limits.open().unwrap()];
+        assert_eq!(limits.open().err(), Some(StreamRefusal::Total));
+        drop((theirs, ours));
+        assert!(limits.is_clear());
+        let silent = limits.accept(200, IDLE_MAX);
+        assert_eq!(silent.err(), Some(StreamRefusal::Idle));
+        drop(limits.accept(200, IDLE_MAX - 1).unwrap());
         assert!(limits.is_clear());
     }
 
