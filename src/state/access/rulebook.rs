@@ -2,7 +2,8 @@
 //! the store, so that they outlive a restart.
 //!
 //! A rule holds from the moment it is made, also when the store cannot take
-//! it; then the whole table is written as soon as it can. Every call may wait
+//! it; then the whole table is written as soon as it can. What the store has
+//! and this program cannot read is never taken out of it. Every call may wait
 //! for a disk: never on a worker. Changes are made one after the other, under
 //! a lock that no traffic takes.
 
@@ -10,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -44,6 +45,20 @@ pub enum RuleError {
     Configured(Subject, &'static str),
 }
 
+/// Why the stored rules cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// They cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are more than the table takes.
+    #[error("the store has {stored} rules, all of which have to hold")]
+    TooMany {
+        /// Rules in the store that have not ended.
+        stored: usize,
+    },
+}
+
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
@@ -64,6 +79,8 @@ pub struct Rulebook {
     changing: Mutex<()>,
     /// The store does not have what the table has.
     behind: AtomicBool,
+    /// [`Store::renewals`] when it was last known to have everything.
+    renewals: AtomicU64,
 }
 
 /// A rule in the store. Unknown fields are ignored.
@@ -82,41 +99,42 @@ impl Rulebook {
     /// closes what a subject covers.
     ///
     /// # Errors
-    /// [`StoreError`] if they cannot be read: a server that does not know whom
-    /// it denies must not start.
+    /// [`LoadError`] if they cannot be read or are more than
+    /// `access.rules_max`: a server that forgets whom it denies must not start.
     pub fn load(
         access: Arc<Access>,
         store: Arc<Store>,
         now: u64,
         cut: impl Fn(&Subject) -> usize + Send + Sync + 'static,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, LoadError> {
         let mut left_out = 0_usize;
         let mut read = Vec::new();
         store.for_each(Table::Access, |key, value| match decode(key, value) {
             Some(entry) => read.push(entry),
             None => left_out += 1,
         })?;
-        let book = Self {
+        if left_out > 0 {
+            tracing::warn!(
+                left_out,
+                "rules in the store that cannot be read do not hold; they stay in it"
+            );
+        }
+        let found = read.len();
+        read.retain(|(_, rule): &(Subject, Rule)| !rule.is_expired(now));
+        let stored = read.len();
+        for (subject, rule) in read {
+            let full = |_| LoadError::TooMany { stored };
+            access.live.insert(subject, rule).map_err(full)?;
+        }
+        let renewals = AtomicU64::new(store.renewals());
+        Ok(Self {
             access,
             store,
             cut: Box::new(cut),
             changing: Mutex::new(()),
-            behind: AtomicBool::new(false),
-        };
-        for (subject, rule) in read {
-            if rule.is_expired(now) {
-                book.behind.store(true, Ordering::Relaxed);
-            } else if book.access.live.insert(subject, rule).is_err() {
-                left_out += 1;
-            }
-        }
-        if left_out > 0 {
-            tracing::warn!(
-                left_out,
-                "rules in the store that cannot be read or are beyond access.rules_max are left out"
-            );
-        }
-        Ok(book)
+            behind: AtomicBool::new(stored < found),
+            renewals,
+        })
     }
 
     /// Makes a rule, in place of the one that the subject had, and closes what
@@ -167,6 +185,7 @@ impl Rulebook {
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::Relaxed)
+            || self.store.renewals() != self.renewals.load(Ordering::Relaxed)
     }
 
     /// Ends what has expired, and brings a store that is behind up to date.
@@ -184,8 +203,10 @@ impl Rulebook {
         for batch in deletes.chunks(BATCH_MAX) {
             self.keep(batch);
         }
+        let renewals = self.store.renewals();
         if self.is_behind() && self.write_all().is_ok() {
             self.behind.store(false, Ordering::Relaxed);
+            self.renewals.store(renewals, Ordering::Relaxed);
         }
     }
 
@@ -193,6 +214,11 @@ impl Rulebook {
     #[must_use]
     pub fn access(&self) -> &Access {
         &self.access
+    }
+
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     fn keep(&self, changes: &[Change]) -> bool {
@@ -203,7 +229,9 @@ impl Rulebook {
         kept
     }
 
-    /// Makes the stored table what the table is.
+    /// Makes the stored table what the table is. All rules that can be read
+    /// were taken over at the start, so one that is not there any more has
+    /// ended or was taken back; what cannot be read is not ours to take out.
     fn write_all(&self) -> Result<(), StoreError> {
         let rules = self.access.live.list();
         let mut wanted: HashMap<Vec<u8>, Vec<u8>> = rules
@@ -213,6 +241,7 @@ impl Rulebook {
         let mut changes = Vec::new();
         self.store
             .for_each(Table::Access, |key, value| match wanted.get(key) {
+                None if decode(key, value).is_none() => {}
                 None => changes.push(Change::Delete { key: key.to_vec() }),
                 Some(same) if same == value => {
                     wanted.remove(key);

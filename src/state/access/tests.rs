@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::rulebook::{Changed, RuleError, Rulebook};
+use super::rulebook::{Changed, LoadError, RuleError, Rulebook};
 use super::*;
 use crate::{
     metrics::Metrics,
@@ -172,6 +172,15 @@ impl Kept {
         self.directory.path()
     }
 
+    /// Subjects in the store, as long as nobody has it open.
+    fn stored(&self) -> Vec<String> {
+        let store = Store::open(self.path(), Arc::clone(&Metrics::new().store));
+        let mut keys = Vec::new();
+        let look = |key: &[u8], _: &[u8]| keys.push(String::from_utf8(key.to_vec()).unwrap());
+        store.unwrap().store.for_each(Table::Access, look).unwrap();
+        keys
+    }
+
     fn start(&self, now: u64, lists: &AccessLists) -> (Rulebook, Arc<Mutex<Vec<Subject>>>) {
         let store = Store::open(self.path(), Arc::clone(&Metrics::new().store));
         let store = Arc::new(store.unwrap().store);
@@ -242,6 +251,22 @@ fn rules_outlive_a_restart_and_end_by_the_clock_on_the_wall() {
 }
 
 #[test]
+fn a_store_that_begins_anew_is_given_all_rules_again() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    let deny = rule(Verdict::Deny, None);
+    book.add(subject("192.0.2.1"), &deny).unwrap();
+    assert!(!book.is_behind());
+    book.store().spoil();
+    book.add(subject("192.0.2.2"), &deny).unwrap();
+    assert!(book.is_behind());
+    book.tend(1);
+    assert!(!book.is_behind());
+    drop(book);
+    assert_eq!(kept.stored(), ["192.0.2.1", "192.0.2.2"]);
+}
+
+#[test]
 fn what_cannot_be_changed_is_told() {
     let kept = Kept::new();
     let (book, _) = kept.start(0, &lists(&[subject("192.0.2.1")], &[]));
@@ -276,12 +301,46 @@ fn rules_that_cannot_be_read_harm_no_others() {
         put("192.0.2.2", r#"{"verdict":"shun","made":1}"#),
         put("nobody", r#"{"verdict":"deny","made":1}"#),
         put("192.0.2.3", "garbage"),
+        put("192.0.2.4", r#"{"verdict":"deny","made":1,"expires":5}"#),
     ];
     store.apply(Table::Access, &changes).unwrap();
     drop(store);
-    let (book, _) = kept.start(0, &AccessLists::default());
+    let (book, _) = kept.start(9, &AccessLists::default());
     assert_eq!(book.access().rules().len(), 1);
     assert!(book.access().at_accept(ip("192.0.2.1")).is_err());
+    // A newer version may know them: only what has ended goes.
+    assert!(book.is_behind());
+    book.tend(9);
+    assert!(!book.is_behind());
+    drop(book);
+    assert_eq!(
+        kept.stored(),
+        ["192.0.2.1", "192.0.2.2", "192.0.2.3", "nobody"]
+    );
+}
+
+#[test]
+fn a_start_that_would_forget_rules_is_refused_and_loses_none() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    for text in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        book.add(subject(text), &rule(Verdict::Deny, None)).unwrap();
+    }
+    let ends = rule(Verdict::Deny, Some(5));
+    book.add(subject("192.0.2.4"), &ends).unwrap();
+    drop(book);
+    let start = |max: usize| {
+        let store = Store::open(kept.path(), Arc::clone(&Metrics::new().store)).unwrap();
+        let access = access(
+            |config| config.access.rules_max = max,
+            &AccessLists::default(),
+        );
+        Rulebook::load(access, Arc::new(store.store), 9, |_| 0)
+    };
+    let refused = start(2);
+    assert!(matches!(refused, Err(LoadError::TooMany { stored: 3 })));
+    assert_eq!(start(3).unwrap().access().rules().len(), 3);
+    assert_eq!(kept.stored().len(), 4);
 }
 
 #[derive(Debug, Clone)]
