@@ -60,6 +60,20 @@ pub(super) fn rulebook(
     Ok(Arc::new(rulebook))
 }
 
+/// Tries for the last time to write what the store did not take before.
+pub(super) async fn write_rules(rulebook: Arc<Rulebook>) {
+    if !rulebook.is_behind() {
+        return;
+    }
+    let written = tokio::task::spawn_blocking(move || {
+        rulebook.tend(clock::unix_seconds());
+        !rulebook.is_behind()
+    });
+    if !written.await.unwrap_or(false) {
+        tracing::error!("the store did not take all rules made at run time; they are lost");
+    }
+}
+
 /// Ends rules when it is time, and writes what the store did not take before.
 pub(super) async fn tend_rules(rulebook: Arc<Rulebook>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);

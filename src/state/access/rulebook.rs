@@ -152,27 +152,29 @@ impl Rulebook {
             Verdict::Deny => (self.cut)(&subject),
             Verdict::Allow => 0,
         };
-        tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = %rule.note, closing, "rule made");
+        tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = ?rule.note, closing, "rule made");
         let kept = self.keep(&[encode(&subject, rule)]);
         Ok(Changed { closing, kept })
     }
 
-    /// Takes back a rule that was made at run time.
+    /// Takes back a rule that was made at run time, and closes what has from
+    /// it what only trust gives.
     ///
     /// # Errors
     /// [`RuleError::Unknown`] if there is none, [`RuleError::Configured`] if
     /// the configuration has one.
     pub fn remove(&self, subject: &Subject) -> Result<Changed, RuleError> {
         let _one = self.changing.lock();
-        if self.access.live.remove(subject).is_none() {
+        let Some(rule) = self.access.live.remove(subject) else {
             return Err(match self.access.configured(subject) {
                 Some(verdict) => RuleError::Configured(*subject, verdict.name()),
                 None => RuleError::Unknown(*subject),
             });
-        }
-        tracing::info!(%subject, "rule removed");
+        };
+        let closing = self.end(subject, &rule);
+        tracing::info!(%subject, closing, "rule removed");
         let kept = self.keep(&[Change::Delete { key: key(subject) }]);
-        Ok(Changed { closing: 0, kept })
+        Ok(Changed { closing, kept })
     }
 
     /// Whether a rule may have ended, for [`Self::tend`] to see to.
@@ -194,7 +196,8 @@ impl Rulebook {
         let ended = self.access.live.expire(now);
         for (subject, rule) in &ended {
             self.access.metrics.expired();
-            tracing::info!(%subject, verdict = rule.verdict.name(), "rule expired");
+            let closing = self.end(subject, rule);
+            tracing::info!(%subject, verdict = rule.verdict.name(), closing, "rule expired");
         }
         let deletes: Vec<Change> = ended
             .iter()
@@ -219,6 +222,16 @@ impl Rulebook {
     #[cfg(test)]
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Closes what an ended rule's subject covers if it may hold what only
+    /// trust gives. Who is trusted otherwise comes back with it.
+    fn end(&self, subject: &Subject, rule: &Rule) -> usize {
+        if rule.verdict == Verdict::Allow && self.access.trust_gives() {
+            (self.cut)(subject)
+        } else {
+            0
+        }
     }
 
     fn keep(&self, changes: &[Change]) -> bool {

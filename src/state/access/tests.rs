@@ -66,10 +66,10 @@ fn denial_holds_at_every_gate_and_is_counted_there() {
     assert!(access.at_authentication(&other, good).is_ok());
     assert!(access.at_reserve(&denied, good).is_err());
     assert!(access.at_reserve(&other, good).is_ok());
-    assert!(access.at_connect(&denied, good, &other).is_err());
-    assert!(access.at_connect(&other, good, &denied).is_err());
-    assert!(access.at_connect(&other, bad, &other).is_err());
-    assert!(access.at_connect(&other, good, &other).is_ok());
+    assert!(access.at_connect(&denied, good, &other, None).is_err());
+    assert!(access.at_connect(&other, good, &denied, None).is_err());
+    assert!(access.at_connect(&other, bad, &other, None).is_err());
+    assert!(access.at_connect(&other, good, &other, None).is_ok());
     for (gate, count) in [
         ("accept", 2),
         ("authentication", 2),
@@ -118,7 +118,7 @@ fn trust_brings_what_the_configuration_says() {
     assert_eq!(usual.at_reserve(&peer, far), Ok(TRUSTED));
     let stranger = PeerId::random();
     assert_eq!(
-        usual.at_connect(&stranger, far, &peer),
+        usual.at_connect(&stranger, far, &peer, None),
         Ok([Standing::default(), TRUSTED])
     );
 
@@ -131,8 +131,13 @@ fn trust_brings_what_the_configuration_says() {
     assert!(closed.at_reserve(&peer, far).is_ok());
     assert!(closed.at_reserve(&stranger, near).is_ok());
     assert_eq!(closed.at_reserve(&stranger, far), Err(Denied));
-    // Anybody may connect to those who reserved.
-    assert!(closed.at_connect(&stranger, far, &peer).is_ok());
+    // Anybody may connect to those who may reserve, whatever they are known
+    // by, and to nobody else.
+    let to = |target, address| closed.at_connect(&stranger, far, target, Some(address));
+    assert!(to(&peer, far).is_ok());
+    assert_eq!(to(&stranger, near), Ok([Standing::default(), TRUSTED]));
+    assert_eq!(to(&stranger, far), Err(Denied));
+    assert!(closed.at_connect(&stranger, far, &peer, None).is_ok());
 }
 
 #[test]
@@ -284,6 +289,44 @@ fn what_cannot_be_changed_is_told() {
     let long = book.add(subject("192.0.2.3"), &long);
     assert!(matches!(long, Err(RuleError::NoteTooLong)));
     assert!(book.access().rules().is_empty());
+}
+
+#[test]
+fn what_trust_has_given_ends_with_it() {
+    let kept = Kept::new();
+    let start = |change: fn(&mut Config)| {
+        let store = Store::open(kept.path(), Arc::clone(&Metrics::new().store)).unwrap();
+        let access = access(change, &AccessLists::default());
+        Rulebook::load(access, Arc::new(store.store), 0, |_| 3).unwrap()
+    };
+    let friend = subject("192.0.2.1");
+    let trusting = |book: &Rulebook| {
+        let made = book.add(friend, &rule(Verdict::Allow, None)).unwrap();
+        assert_eq!(made.closing, 0);
+        book.remove(&friend).unwrap().closing
+    };
+    assert_eq!(trusting(&start(|_| {})), 0);
+    assert_eq!(
+        trusting(&start(|config| config.relay.allowed_only = true)),
+        3
+    );
+    let unlimited = |config: &mut Config| config.access.allow_unlimited_circuits = true;
+    assert_eq!(trusting(&start(unlimited)), 3);
+
+    let (ending, cut) = (Kept::new(), Arc::new(Mutex::new(Vec::new())));
+    let store = Store::open(ending.path(), Arc::clone(&Metrics::new().store)).unwrap();
+    let access = access(unlimited, &AccessLists::default());
+    let cut_ = Arc::clone(&cut);
+    let book = Rulebook::load(access, Arc::new(store.store), 0, move |subject| {
+        cut_.lock().push(*subject);
+        1
+    });
+    let book = book.unwrap();
+    book.add(friend, &rule(Verdict::Allow, Some(5))).unwrap();
+    book.tend(4);
+    assert!(cut.lock().is_empty());
+    book.tend(5);
+    assert_eq!(*cut.lock(), [friend]);
 }
 
 #[test]
