@@ -123,7 +123,10 @@ fn a_hundred_kills_lose_nothing_that_was_acknowledged() {
         let opened = open(directory.path());
         // Killed while it made the file, of which there is nothing to lose.
         let unmade = acknowledged == 0;
-        assert!(opened.set_aside.is_none() || unmade, "round {round}, seed {seed}");
+        assert!(
+            opened.set_aside.is_none() || unmade,
+            "round {round}, seed {seed}"
+        );
         let last = verify(&opened.store);
         // One more than acknowledged: written, and killed before it said so.
         assert!(
