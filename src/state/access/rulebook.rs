@@ -4,8 +4,9 @@
 //! A rule holds from the moment it is made, also when the store cannot take
 //! it; then the whole table is written as soon as it can. What the store has
 //! and this program cannot read is never taken out of it. Every call may wait
-//! for a disk: never on a worker. Changes are made one after the other, under
-//! a lock that no traffic takes.
+//! for a disk: never on a worker. Changes are made one after the other, and
+//! written one after the other, each under a lock that no traffic takes: a
+//! slow disk does not hold up the next rule.
 
 use std::{
     collections::HashMap,
@@ -77,6 +78,8 @@ pub struct Rulebook {
     store: Arc<Store>,
     cut: Cut,
     changing: Mutex<()>,
+    /// Whoever has it writes what the table has at that time.
+    writing: Mutex<()>,
     /// The store does not have what the table has.
     behind: AtomicBool,
     /// [`Store::renewals`] when it was last known to have everything.
@@ -132,6 +135,7 @@ impl Rulebook {
             store,
             cut: Box::new(cut),
             changing: Mutex::new(()),
+            writing: Mutex::new(()),
             behind: AtomicBool::new(stored < found),
             renewals,
         })
@@ -146,14 +150,15 @@ impl Rulebook {
         if rule.note.len() > NOTE_MAX {
             return Err(RuleError::NoteTooLong);
         }
-        let _one = self.changing.lock();
+        let one = self.changing.lock();
         self.access.live.insert(subject, rule.clone())?;
         let closing = match rule.verdict {
             Verdict::Deny => (self.cut)(&subject),
             Verdict::Allow => 0,
         };
         tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = ?rule.note, closing, "rule made");
-        let kept = self.keep(&[encode(&subject, rule)]);
+        drop(one);
+        let kept = self.keep(&[subject]);
         Ok(Changed { closing, kept })
     }
 
@@ -164,7 +169,7 @@ impl Rulebook {
     /// [`RuleError::Unknown`] if there is none, [`RuleError::Configured`] if
     /// the configuration has one.
     pub fn remove(&self, subject: &Subject) -> Result<Changed, RuleError> {
-        let _one = self.changing.lock();
+        let one = self.changing.lock();
         let Some(rule) = self.access.live.remove(subject) else {
             return Err(match self.access.configured(subject) {
                 Some(verdict) => RuleError::Configured(*subject, verdict.name()),
@@ -173,7 +178,8 @@ impl Rulebook {
         };
         let closing = self.end(subject, &rule);
         tracing::info!(%subject, closing, "rule removed");
-        let kept = self.keep(&[Change::Delete { key: key(subject) }]);
+        drop(one);
+        let kept = self.keep(&[*subject]);
         Ok(Changed { closing, kept })
     }
 
@@ -192,20 +198,19 @@ impl Rulebook {
 
     /// Ends what has expired, and brings a store that is behind up to date.
     pub fn tend(&self, now: u64) {
-        let _one = self.changing.lock();
+        let one = self.changing.lock();
         let ended = self.access.live.expire(now);
         for (subject, rule) in &ended {
             self.access.metrics.expired();
             let closing = self.end(subject, rule);
             tracing::info!(%subject, verdict = rule.verdict.name(), closing, "rule expired");
         }
-        let deletes: Vec<Change> = ended
-            .iter()
-            .map(|(subject, _)| Change::Delete { key: key(subject) })
-            .collect();
-        for batch in deletes.chunks(BATCH_MAX) {
+        drop(one);
+        let ended: Vec<Subject> = ended.into_iter().map(|(subject, _)| subject).collect();
+        for batch in ended.chunks(BATCH_MAX) {
             self.keep(batch);
         }
+        let _one = self.writing.lock();
         let renewals = self.store.renewals();
         if self.is_behind() && self.write_all().is_ok() {
             self.behind.store(false, Ordering::Relaxed);
@@ -234,8 +239,15 @@ impl Rulebook {
         }
     }
 
-    fn keep(&self, changes: &[Change]) -> bool {
-        let kept = self.store.apply(Table::Access, changes).is_ok();
+    /// Writes the rules of these subjects as they are now.
+    fn keep(&self, subjects: &[Subject]) -> bool {
+        let _one = self.writing.lock();
+        let now = |subject| match self.access.live.get(subject) {
+            Some(rule) => encode(subject, &rule),
+            None => Change::Delete { key: key(subject) },
+        };
+        let changes: Vec<Change> = subjects.iter().map(now).collect();
+        let kept = self.store.apply(Table::Access, &changes).is_ok();
         if !kept {
             self.behind.store(true, Ordering::Relaxed);
         }

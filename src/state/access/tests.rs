@@ -292,6 +292,35 @@ fn what_cannot_be_changed_is_told() {
 }
 
 #[test]
+fn the_store_has_what_the_table_has_whoever_changes_it_meanwhile() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    let deny = rule(Verdict::Deny, None);
+    std::thread::scope(|scope| {
+        for thread in 0..4_usize {
+            let (book, deny) = (&book, &deny);
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let subject = subject(&format!("192.0.2.{}", (thread + round) % 3));
+                    if (thread + round / 3) % 2 == 0 {
+                        book.add(subject, deny).unwrap();
+                    } else {
+                        // Somebody else may have been first.
+                        let _ = book.remove(&subject);
+                    }
+                }
+            });
+        }
+    });
+    assert!(!book.is_behind());
+    let rules = book.access().rules().into_iter();
+    let mut held: Vec<String> = rules.map(|(subject, _)| subject.to_string()).collect();
+    held.sort();
+    drop(book);
+    assert_eq!(kept.stored(), held);
+}
+
+#[test]
 fn what_trust_has_given_ends_with_it() {
     let kept = Kept::new();
     let start = |change: fn(&mut Config)| {
