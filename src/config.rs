@@ -124,9 +124,11 @@ schema::sections! {
         /// File with more to allow, likewise.
         allow_file: PathBuf = PathBuf::new(),
         /// Whether limits by address do not count allowed addresses, nor limits
-        /// by address and by peer the reservations and circuits of those who are
-        /// allowed. The totals hold for everybody, and a target is offered no more
-        /// circuits than its connection bears beside connections.streams_max.
+        /// by peer the connections, nor either the reservations and circuits of
+        /// those who are allowed. The totals hold for everybody; so do limits by
+        /// address for an allowed peer id, which is not known at accept; and a
+        /// target is offered no more circuits than its connection bears beside
+        /// connections.streams_max.
         allow_uncapped: bool = true,
         /// Whether a circuit with an allowed end has no limit on bytes and time.
         allow_unlimited_circuits: bool = false,

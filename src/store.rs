@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -124,6 +124,19 @@ pub struct SetAside {
     pub reason: String,
 }
 
+impl SetAside {
+    /// Tells the operator.
+    pub fn tell(&self) {
+        tracing::warn!(
+            file = %self.from.display(),
+            reason = %self.reason,
+            kept_as = %self.path.display(),
+            "the store cannot be used and was set aside for an empty one; a start without it \
+             knows no peers and none of the rules made at run time: make those again"
+        );
+    }
+}
+
 /// An open store and what it took to open it.
 #[derive(Debug)]
 pub struct Opened {
@@ -140,6 +153,8 @@ pub struct Store {
     /// None while the file cannot be used: opened again by the next call.
     session: Mutex<Option<Arc<Session>>>,
     failing: AtomicBool,
+    /// How often an empty file took the place of one that could not be used.
+    renewals: AtomicU64,
     metrics: Arc<StoreMetrics>,
     #[cfg(test)]
     disk_full: Arc<AtomicBool>,
@@ -170,6 +185,7 @@ impl Store {
             path: directory.join(FILE_NAME),
             session: Mutex::new(None),
             failing: AtomicBool::new(false),
+            renewals: AtomicU64::new(0),
             metrics,
             #[cfg(test)]
             disk_full: Arc::default(),
@@ -177,26 +193,17 @@ impl Store {
     }
 
     fn begin(&self, directory: &Path) -> Result<Option<SetAside>, StoreError> {
-        let opened = file::make_directory(directory)
-            .map_err(Fault::Io)
-            .and_then(|()| self.open_session());
         let mut set_aside = None;
-        let session = match opened {
-            Err(fault @ (Fault::Damaged(_) | Fault::Newer { .. })) => {
-                set_aside = Some(self.set_aside(&fault)?);
-                self.metrics.set_aside();
-                self.open_session()
-            }
-            opened => opened,
-        };
-        match session {
+        let opened = file::make_directory(directory)
+            .map_err(|error| self.error(Fault::Io(error)))
+            .and_then(|()| self.open_anyway(&mut set_aside));
+        match opened {
             Ok(session) => *self.session.lock() = Some(Arc::new(session)),
-            Err(Fault::Io(error)) if is_passing(&error) => {
-                let failed = Err(self.error(Fault::Io(error)));
+            Err(error) if error.is_passing() => {
                 // Told as the beginning of an episode, like later ones.
-                let _ = self.tell(failed);
+                let _ = self.tell(Err(error));
             }
-            Err(fault) => return Err(self.error(fault)),
+            Err(error) => return Err(error),
         }
         Ok(set_aside)
     }
@@ -214,11 +221,9 @@ impl Store {
                 let read = session.for_each(table, look);
                 read.map_err(|fault| self.give_up(&session, fault))
             }
-            Err(StoreError::Io { source, .. }) if is_passing(&source) => {
-                Session::of_copy(&self.path)
-                    .and_then(|copy| copy.for_each(table, look))
-                    .map_err(|fault| self.error(fault))
-            }
+            Err(error) if error.is_passing() => Session::of_copy(&self.path)
+                .and_then(|copy| copy.for_each(table, look))
+                .map_err(|fault| self.error(fault)),
             Err(error) => Err(error),
         }
     }
@@ -257,14 +262,49 @@ impl Store {
         &self.path
     }
 
+    /// How often the store has begun anew while it was open: whoever has
+    /// written to it before has to write everything again.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
+    }
+
+    /// Damages the file, and has it opened again by the next call.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self) {
+        *self.session.lock() = None;
+        std::fs::write(&self.path, "garbage".repeat(1_000)).expect("a test's own file");
+    }
+
     /// The open file, opened again if it was given up.
     fn session(&self) -> Result<Arc<Session>, StoreError> {
-        let mut place = self.session.lock();
-        if let Some(session) = &*place {
-            return Ok(Arc::clone(session));
+        let mut set_aside = None;
+        let opened = {
+            let mut place = self.session.lock();
+            if let Some(session) = &*place {
+                return Ok(Arc::clone(session));
+            }
+            self.open_anyway(&mut set_aside)
+                .map(|session| Arc::clone(place.insert(Arc::new(session))))
+        };
+        if let Some(aside) = set_aside {
+            self.renewals.fetch_add(1, Ordering::Release);
+            aside.tell();
         }
-        let session = self.open_session().map_err(|fault| self.error(fault))?;
-        Ok(Arc::clone(place.insert(Arc::new(session))))
+        opened
+    }
+
+    /// Opens the file, or an empty one after setting it aside.
+    fn open_anyway(&self, set_aside: &mut Option<SetAside>) -> Result<Session, StoreError> {
+        let opened = match self.open_session() {
+            Err(fault @ (Fault::Damaged(_) | Fault::Newer { .. })) => {
+                *set_aside = Some(self.set_aside(&fault)?);
+                self.metrics.set_aside();
+                self.open_session()
+            }
+            opened => opened,
+        };
+        opened.map_err(|fault| self.error(fault))
     }
 
     fn open_session(&self) -> Result<Session, Fault> {
@@ -336,13 +376,18 @@ impl Store {
     }
 }
 
-/// What may go away without anybody restarting the server.
-fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(
-        error.kind(),
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem
-    )
+impl StoreError {
+    /// Whether it may go away without anybody restarting the server.
+    fn is_passing(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            StorageFull | QuotaExceeded | ReadOnlyFilesystem
+        )
+    }
 }
 
 #[cfg(test)]

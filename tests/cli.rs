@@ -473,6 +473,23 @@ fn rules_of_a_server_that_does_not_run_are_one_line() {
         );
         assert_eq!(told.lines().count(), 1);
     }
+    // What only the server needs is not asked of whoever talks to it.
+    let output = host
+        .waystation()
+        .args(["deny", "192.0.2.1", "--set", "admin.address=127.0.0.1:1"])
+        .args([
+            "--set",
+            "connections.max=10",
+            "--set",
+            "connections.transient_max=20",
+        ])
+        .env_remove("HOME")
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("STATE_DIRECTORY")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.starts_with("error: no server answers at "), "{told}");
     let output = host.run(&["access", "list", "--set", "admin.address="]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.starts_with("error: admin.address is empty"), "{told}");

@@ -4,13 +4,14 @@
 //! A page of another site can send requests to loopback (so changes must be
 //! typed as JSON, which no form can be, and requests that name another origin
 //! are refused), and it can have its own name resolve to loopback (so the host
-//! asked for must be an address or localhost, which no such name is).
+//! asked for must be an address or localhost, which no such name is). Nor may
+//! somebody far away whose request a proxy on this host passes on.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -55,6 +56,10 @@ impl Guard {
             let reason = "not for web pages";
             return Some((StatusCode::FORBIDDEN, reason));
         }
+        if is_passed_on(headers) {
+            let reason = "needs admin.token_file, as a proxy passed the request on";
+            return Some((StatusCode::FORBIDDEN, reason));
+        }
         None
     }
 }
@@ -76,6 +81,13 @@ pub(super) async fn check(
             answer
         }
     }
+}
+
+/// Whether a proxy has left a trace: it makes everybody come from this host.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    headers.keys().map(HeaderName::as_str).any(|name| {
+        matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+    })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

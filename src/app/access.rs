@@ -9,9 +9,14 @@ use crate::{
     clock,
     config::{Loaded, Subject},
     connection::Context,
-    state::{access::rulebook::Rulebook, leg::Ending},
+    state::{
+        access::rulebook::{LoadError, Rulebook},
+        leg::Ending,
+    },
     store::Store,
 };
+
+use super::store;
 
 /// How late a rule may end.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,7 +28,8 @@ const LOOKS_PER_RETRY: u32 = 10;
 /// closed connection takes its peer's reservation and circuits with it.
 ///
 /// # Errors
-/// The line about `state.directory` if the store cannot be read.
+/// The line about `state.directory` if the store cannot be read, or about
+/// `access.rules_max` if it has more rules.
 pub(super) fn rulebook(
     loaded: &Loaded,
     context: &Arc<Context>,
@@ -42,9 +48,30 @@ pub(super) fn rulebook(
         context.metrics.access.closed(closing);
         closing
     };
-    let rulebook = Rulebook::load(access, Arc::clone(store), clock::unix_seconds(), cut)
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    let rulebook =
+        Rulebook::load(access, Arc::clone(store), clock::unix_seconds(), cut).map_err(|error| {
+            match error {
+                LoadError::Store(error) => store::refusal(loaded, &error),
+                error @ LoadError::TooMany { .. } => {
+                    loaded.refuse("access.rules_max", &error).into()
+                }
+            }
+        })?;
     Ok(Arc::new(rulebook))
+}
+
+/// Tries for the last time to write what the store did not take before.
+pub(super) async fn write_rules(rulebook: Arc<Rulebook>) {
+    if !rulebook.is_behind() {
+        return;
+    }
+    let written = tokio::task::spawn_blocking(move || {
+        rulebook.tend(clock::unix_seconds());
+        !rulebook.is_behind()
+    });
+    if !written.await.unwrap_or(false) {
+        tracing::error!("the store did not take all rules made at run time; they are lost");
+    }
 }
 
 /// Ends rules when it is time, and writes what the store did not take before.

@@ -1,7 +1,8 @@
 //! The command line: what can be asked for, and the commands that do not serve.
 //!
 //! Owns arguments, exit codes and how errors look: one line each on standard
-//! error, code 2 for what the operator can put right and 1 for the rest. What
+//! error, code 2 for what the operator can put right, 3 for a rule that holds and
+//! is not on disk yet, and 1 for the rest. What
 //! a setting means is left to `config`, serving to [`super::run`].
 
 mod access;
@@ -26,6 +27,8 @@ use crate::state::access::Verdict;
 const KEY_FILE: &str = "identity.key_file";
 /// Exit code for what an operator can put right.
 const OPERATOR_ERROR: u8 = 2;
+/// Exit code for a change that a restart may undo.
+const NOT_KEPT: u8 = 3;
 
 /// A libp2p circuit relay and bootstrap server. Without a command it serves.
 #[derive(Debug, Parser)]
@@ -149,7 +152,13 @@ pub fn main() -> ExitCode {
         // Nobody is left to tell when this fails.
         let _ = writeln!(stderr, "error: {line}");
     }
-    ExitCode::from(if operator { OPERATOR_ERROR } else { 1 })
+    ExitCode::from(if operator {
+        OPERATOR_ERROR
+    } else if error.is::<access::NotKept>() {
+        NOT_KEPT
+    } else {
+        1
+    })
 }
 
 /// The identity that the configuration names, made at the first start.
@@ -198,11 +207,19 @@ impl Settings {
     }
 
     fn load(self) -> Result<Loaded, ConfigError> {
-        Loaded::load(&Sources {
+        Loaded::load(&self.sources())
+    }
+
+    fn load_for_client(self) -> Result<Loaded, ConfigError> {
+        Loaded::load_for_client(&self.sources())
+    }
+
+    fn sources(self) -> Sources {
+        Sources {
             file: self.config,
             environment: Environment::of_process(),
             flags: self.set,
-        })
+        }
     }
 }
 

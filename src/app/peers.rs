@@ -82,12 +82,17 @@ pub(super) async fn write_behind(
 ) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewals = store.renewals();
     loop {
         let ended = tokio::select! {
             // Both are cancel-safe: a tick that is missed is made up for.
             () = until.cancelled() => true,
             _ = ticks.tick() => false,
         };
+        if store.renewals() != renewals {
+            renewals = store.renewals();
+            mark_all(&context.peerstore);
+        }
         let (context, store) = (Arc::clone(&context), Arc::clone(&store));
         let round = spawn_blocking(move || write(&context.peerstore, &context.metrics, &store));
         // What went wrong the store has told; it is tried again.
@@ -97,6 +102,13 @@ pub(super) async fn write_behind(
         if ended {
             return;
         }
+    }
+}
+
+/// Has everything written again, to a store that has begun anew.
+fn mark_all(peerstore: &Peerstore) {
+    for stripe in 0..peerstore.stripes() {
+        peerstore.put_back(stripe, Changes::All);
     }
 }
 

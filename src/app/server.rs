@@ -156,7 +156,7 @@ impl Server {
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
-        let rules = access::tend_rules(self.rulebook);
+        let rules = access::tend_rules(Arc::clone(&self.rulebook));
         let trimming = trimmer::task(&self.shared, self.memory_max);
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
@@ -176,6 +176,7 @@ impl Server {
         until.cancel();
         admin_running.cancel();
         supervisor.finished().await;
+        access::write_rules(self.rulebook).await;
         Ok(())
     }
 }
@@ -277,6 +278,9 @@ async fn bind_admin(
     let Some(address) = loaded.config.admin.address else {
         return Ok(None);
     };
+    if token.is_none() && address.ip().to_canonical().is_loopback() {
+        tracing::info!(%address, "any account on this host may change rules, as admin.token_file is empty");
+    }
     let state = AdminState {
         metrics: Arc::clone(metrics),
         health: Arc::clone(health),

@@ -178,7 +178,10 @@ fn admitted(
         plaintext: upgraded.plaintext,
         ciphertext: upgraded.ciphertext,
     };
-    match permit.authenticated(&peer) {
+    // Whether it is denied is asked when it can be found, by the connection.
+    let access = &shared.context.relay.access;
+    let exempt = access.standing(&peer, address.ip()).uncapped;
+    match permit.authenticated(&peer, exempt) {
         Ok(permit) => {
             let guard = metrics.connections.opened(labels, clock::now());
             let remote = Remote { peer, address };

@@ -97,8 +97,39 @@ impl Loaded {
     /// As [`Self::load`].
     pub fn load_on(sources: &Sources, host: &Host) -> Result<Self, ConfigError> {
         let mut faults = Vec::new();
+        let mut loaded = Self::read(sources, host, &mut faults);
+        loaded.resolve_paths(&sources.environment, &mut faults);
+        if faults.is_empty() {
+            derive::fill_in(&mut loaded, host);
+            faults = validate::faults(&mut loaded);
+        }
+        loaded.unless(faults)
+    }
+
+    /// Reads all sources for a program that talks to the server and is none:
+    /// nothing is derived from the host, no path is looked for, and no value is
+    /// held against another, as all that is true of the server's surroundings
+    /// only.
+    ///
+    /// # Errors
+    ///
+    /// Every source and value that cannot be read.
+    pub fn load_for_client(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut faults = Vec::new();
+        Self::read(sources, &Host::read(), &mut faults).unless(faults)
+    }
+
+    fn unless(self, faults: Vec<Fault>) -> Result<Self, ConfigError> {
+        if faults.is_empty() {
+            Ok(self)
+        } else {
+            Err(ConfigError(faults))
+        }
+    }
+
+    fn read(sources: &Sources, host: &Host, faults: &mut Vec<Fault>) -> Self {
         let mut known = Vec::new();
-        for entry in sources.entries(&mut faults) {
+        for entry in sources.entries(faults) {
             match Key::find(&entry.key) {
                 Some(key) => known.push((key, entry)),
                 None => faults.push(unknown_key(entry)),
@@ -113,17 +144,8 @@ impl Loaded {
             host: *host,
             notes: Vec::new(),
         };
-        loaded.merge(known, &mut faults);
-        loaded.resolve_paths(&sources.environment, &mut faults);
-        if faults.is_empty() {
-            derive::fill_in(&mut loaded, host);
-            faults = validate::faults(&mut loaded);
-        }
-        if faults.is_empty() {
-            Ok(loaded)
-        } else {
-            Err(ConfigError(faults))
-        }
+        loaded.merge(known, faults);
+        loaded
     }
 
     /// Where the value of a key came from.

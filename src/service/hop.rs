@@ -271,9 +271,11 @@ impl Relay {
         if draining {
             return Err(Refusal::Draining);
         }
+        let reached = connections.reach(&target);
+        let target_address = reached.as_ref().map(|(_, address)| *address);
         let standings = self
             .access
-            .at_connect(&asker.peer, asker.address, &target)
+            .at_connect(&asker.peer, asker.address, &target, target_address)
             .map_err(|_| Refusal::Denied)?;
         let [asker_standing, _] = standings;
         if !asker_standing.uncapped {
@@ -285,7 +287,7 @@ impl Relay {
         if target == asker.peer {
             return Err(Refusal::ConnectionFailed);
         }
-        let link = connections.find(&target).ok_or(Refusal::NoReservation)?;
+        let (link, _) = reached.ok_or(Refusal::NoReservation)?;
         let circuit = self.circuits.open(asker.peer, target, standings, now)?;
         Ok((circuit, link))
     }

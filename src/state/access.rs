@@ -168,18 +168,37 @@ impl Access {
         self.judge(said, Gate::Reserve)
     }
 
-    /// Decides about a circuit: what its source and its target may have.
+    /// What somebody may have, without deciding whether it may stay.
+    #[must_use]
+    pub fn standing(&self, peer: &PeerId, address: IpAddr) -> Standing {
+        let said = self.of(peer, address);
+        if said.allowed && !said.denied {
+            self.trusted
+        } else {
+            Standing::default()
+        }
+    }
+
+    /// Decides about a circuit: what its source and its target may have. The
+    /// target's address is that of its connection, if it has one.
     ///
     /// # Errors
-    /// [`Denied`] if either end is.
+    /// [`Denied`] if either end is, also when only those who are allowed may be
+    /// reached and the target is not, any more.
     pub fn at_connect(
         &self,
         source: &PeerId,
         address: IpAddr,
         target: &PeerId,
+        target_address: Option<IpAddr>,
     ) -> Result<[Standing; 2], Denied> {
         let source = self.judge(self.of(source, address), Gate::Connect)?;
-        let target = self.judge(self.of_peer(target), Gate::Connect)?;
+        let mut said = self.of_peer(target);
+        if let Some(address) = target_address {
+            said = said.and(self.of_address(address));
+            said.denied |= self.allowed_only && !said.allowed;
+        }
+        let target = self.judge(said, Gate::Connect)?;
         Ok([source, target])
     }
 
@@ -220,6 +239,12 @@ impl Access {
     pub fn observe(&self) {
         let [denied, allowed] = self.live.counts();
         self.metrics.set_rules(denied, allowed);
+    }
+
+    /// Whether trust has given something that has to be taken back when it
+    /// ends: a reservation, circuits without a limit.
+    fn trust_gives(&self) -> bool {
+        self.allowed_only || self.trusted.unlimited
     }
 
     fn judge(&self, said: Said, gate: Gate) -> Result<Standing, Denied> {

@@ -189,12 +189,18 @@ impl Connections {
     /// work. One that has been told to end comes last.
     #[must_use]
     pub fn find(&self, peer: &PeerId) -> Option<Arc<dyn Link>> {
+        self.reach(peer).map(|(link, _)| link)
+    }
+
+    /// As [`Self::find`], with where the connection comes from.
+    #[must_use]
+    pub fn reach(&self, peer: &PeerId) -> Option<(Arc<dyn Link>, IpAddr)> {
         self.peers.with(peer, |entry| {
             entry?
                 .connections
                 .iter()
                 .max_by_key(|open| (!open.closing, open.id))
-                .map(|open| Arc::clone(&open.link))
+                .map(|open| (Arc::clone(&open.link), open.remote))
         })
     }
 

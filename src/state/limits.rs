@@ -196,11 +196,12 @@ impl Limits {
 }
 
 impl SocketPermit {
-    /// The peer has shown who it is: its transient place goes to the next.
+    /// The peer has shown who it is: its transient place goes to the next. An
+    /// `exempt` peer is counted, and not refused.
     ///
     /// # Errors
     /// [`Refusal::PerPeer`]: the peer has all its connections.
-    pub fn authenticated(self, peer: &PeerId) -> Result<ConnectionPermit, Refusal> {
+    pub fn authenticated(self, peer: &PeerId, exempt: bool) -> Result<ConnectionPermit, Refusal> {
         let Self {
             limits,
             total,
@@ -210,7 +211,14 @@ impl SocketPermit {
         let key = limits.hasher.hash_one(peer);
         let peer = limits
             .peers
-            .try_acquire(key, limits.per_peer_max)
+            .try_acquire(
+                key,
+                if exempt {
+                    usize::MAX
+                } else {
+                    limits.per_peer_max
+                },
+            )
             .map_err(|_| Refusal::PerPeer)?;
         Ok(ConnectionPermit {
             _total: total,

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -46,7 +46,10 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     // Looked at first, because opening a named pipe waits for its other end.
     let found = match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => true,
-        Ok(_) => return Err(io::Error::other("is no regular file")),
+        Ok(_) => {
+            let reason = "is no regular file";
+            return Err(io::Error::new(ErrorKind::InvalidInput, reason));
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
@@ -61,6 +64,21 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         sync_directory(path)?;
     }
     Ok(file)
+}
+
+/// Empties a file that was to become a store and did not: it is new at the next
+/// try. On a full disk it grows first, as a hole, and then takes no byte; left
+/// like that it would pass for a damaged one. One that has begun with
+/// something stays.
+pub(super) fn undo_making(file: &File) -> io::Result<()> {
+    let mut first = [0; 9];
+    if file.metadata()?.len() >= first.len() as u64 {
+        file.read_exact_at(&mut first, 0)?;
+    }
+    if first == [0; 9] {
+        file.set_len(0)?;
+    }
+    Ok(())
 }
 
 /// What the file holds, nothing if there is none.

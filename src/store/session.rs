@@ -51,9 +51,11 @@ impl Session {
         #[cfg(test)] disk_full: &Arc<AtomicBool>,
     ) -> Result<Self, Fault> {
         let file = file::open(path).map_err(Fault::Io)?;
+        let empty = file.metadata().map_err(Fault::Io)?.len() == 0;
+        let again = file.try_clone().map_err(Fault::Io)?;
         let sealed = Arc::new(AtomicBool::new(false));
         let sealed_ = Arc::clone(&sealed);
-        guarded(|| {
+        let opened = guarded(|| {
             let backend = Backend {
                 file: FileBackend::new(file)?,
                 sealed,
@@ -69,7 +71,15 @@ impl Session {
             };
             session.agree_on_schema()?;
             Ok(session)
-        })
+        });
+        // Whoever else has it is making it.
+        if let Err(fault) = &opened
+            && empty
+            && !matches!(fault, Fault::InUse)
+        {
+            file::undo_making(&again).map_err(Fault::Io)?;
+        }
+        opened
     }
 
     /// Opens a copy of the file in memory, for reading on a disk that takes
@@ -246,6 +256,10 @@ impl Backend {
         if self.disk_full.load(Ordering::Acquire) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.unsealed()
+    }
+
+    fn unsealed(&self) -> io::Result<()> {
         if self.sealed.load(Ordering::Acquire) {
             return Err(io::Error::other("the store is being closed"));
         }
@@ -263,7 +277,8 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writable()?;
+        // Growing costs a full disk nothing.
+        self.unsealed()?;
         self.file.set_len(len)
     }
 

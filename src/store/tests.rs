@@ -216,6 +216,10 @@ fn a_disk_that_is_full_at_the_start_does_not_keep_the_server_down() {
     store.disk_full.store(false, Ordering::Release);
     store.apply(Table::Peers, &[put(2, b"kept")]).unwrap();
     assert_eq!(entries(&store, Table::Peers).len(), 1);
+    // The file that could not be begun was no damaged one.
+    assert_eq!(store.renewals(), 0);
+    let files = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, 1);
 
     // What an earlier run has kept is known nevertheless.
     let (directory, _) = filled();
@@ -223,6 +227,18 @@ fn a_disk_that_is_full_at_the_start_does_not_keep_the_server_down() {
     store.disk_full.store(true, Ordering::Release);
     assert_eq!(store.begin(directory.path()).unwrap(), None);
     assert_eq!(entries(&store, Table::Peers).len(), 200);
+}
+
+#[test]
+fn a_file_that_is_damaged_while_it_is_used_is_set_aside_too() {
+    let (directory, path) = filled();
+    let store = open(directory.path()).store;
+    store.spoil();
+    store.apply(Table::Peers, &[put(2, b"new")]).unwrap();
+    assert_eq!(store.renewals(), 1);
+    assert_eq!(entries(&store, Table::Peers).len(), 1);
+    let aside = format!("{}.aside-1", path.display());
+    assert!(fs::read_to_string(aside).unwrap().starts_with("garbage"));
 }
 
 #[test]

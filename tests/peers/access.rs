@@ -33,6 +33,12 @@ async fn a_rule_cuts_what_is_open_and_holds_until_it_is_removed(muxer: Muxer) {
     assert_eq!(refused.status, hop::PERMISSION_DENIED);
     target.dial(server.address());
     target.until_disconnected(server.peer_id()).await;
+    server
+        .until(
+            r#"waystation_access_denied_total{gate="authentication"}"#,
+            1.0,
+        )
+        .await;
     server.until("waystation_connections", 1.0).await;
     let listed = server.operator(&["access", "list"]).unwrap();
     assert!(

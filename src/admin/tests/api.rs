@@ -140,6 +140,19 @@ async fn a_web_page_can_neither_read_nor_change_rules() {
         let headers = format!("Host: 127.0.0.1\r\nOrigin: {origin}\r\n{json}");
         running.refused("POST", &headers, DENY, 403).await;
     }
+    // What a proxy on this host adds to the request of somebody far away.
+    for line in [
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=192.0.2.1",
+        "X-Real-IP: 192.0.2.1",
+        "Via: 1.1 proxy",
+    ] {
+        let headers = format!("Host: 127.0.0.1\r\n{line}\r\n{json}");
+        let reason = running.refused("POST", &headers, DENY, 403).await;
+        assert!(reason.contains("admin.token_file"), "{reason}");
+        running.refused("GET", &headers, "", 403).await;
+    }
     // What a form of any page can send.
     for kind in [
         "text/plain",

@@ -52,7 +52,7 @@ pub(super) enum AccessCommand {
 
 impl Add {
     pub(super) fn execute(self, settings: Settings, verdict: Verdict) -> anyhow::Result<()> {
-        let client = Client::new(&settings.join(self.settings).load()?)?;
+        let client = Client::new(&settings.join(self.settings).load_for_client()?)?;
         let done: Done = client.ask(
             "POST",
             Some(&NewRule {
@@ -66,20 +66,16 @@ impl Add {
             || "for ever".to_owned(),
             |lasts| format!("for {}", show_duration(lasts)),
         );
-        let closing = match (verdict, done.closing) {
-            (Verdict::Allow, _) => String::new(),
-            (Verdict::Deny, 1) => ", closing 1 connection".to_owned(),
-            (Verdict::Deny, closing) => format!(", closing {closing} connections"),
+        let closing = match verdict {
+            Verdict::Allow => String::new(),
+            Verdict::Deny => closing(done.closing),
         };
         let said = match verdict {
             Verdict::Deny => "denied",
             Verdict::Allow => "allowed",
         };
-        print(&format!(
-            "{said} {} {lasts}{closing}\n{}",
-            done.subject,
-            unkept(&done)
-        ))
+        print(&format!("{said} {} {lasts}{closing}\n", done.subject))?;
+        kept(&done)
     }
 }
 
@@ -87,7 +83,7 @@ impl AccessCommand {
     pub(super) fn execute(self, settings: Settings) -> anyhow::Result<()> {
         match self {
             Self::List { settings: more } => {
-                let client = Client::new(&settings.join(more).load()?)?;
+                let client = Client::new(&settings.join(more).load_for_client()?)?;
                 let listed: Listed = client.ask::<(), _>("GET", None)?;
                 print(&show(&listed, clock::unix_seconds()))
             }
@@ -95,24 +91,40 @@ impl AccessCommand {
                 settings: more,
                 subject,
             } => {
-                let client = Client::new(&settings.join(more).load()?)?;
+                let client = Client::new(&settings.join(more).load_for_client()?)?;
                 let subject = subject.to_string();
                 let done: Done = client.ask("DELETE", Some(&OldRule { subject }))?;
+                let closing = match done.closing {
+                    0 => String::new(),
+                    connections => closing(connections),
+                };
                 print(&format!(
-                    "removed the rule about {}\n{}",
-                    done.subject,
-                    unkept(&done)
-                ))
+                    "removed the rule about {}{closing}\n",
+                    done.subject
+                ))?;
+                kept(&done)
             }
         }
     }
 }
 
-fn unkept(done: &Done) -> &'static str {
+fn closing(connections: usize) -> String {
+    let s = if connections == 1 { "" } else { "s" };
+    format!(", closing {connections} connection{s}")
+}
+
+/// The rule holds now, and may not after a restart.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has not taken the change yet; it holds, but a restart now would undo it")]
+pub(super) struct NotKept;
+
+/// # Errors
+/// [`NotKept`] if it is not.
+fn kept(done: &Done) -> anyhow::Result<()> {
     if done.kept {
-        ""
+        Ok(())
     } else {
-        "note       the store did not take it yet, a restart now would undo it\n"
+        Err(NotKept.into())
     }
 }
 

@@ -237,7 +237,7 @@ impl Server {
                 plaintext,
                 ciphertext: Vec::new(),
             },
-            permit.authenticated(&id).expect("within the limits"),
+            permit.authenticated(&id, false).expect("within the limits"),
             guard,
         );
         let mut task = JoinSet::new();

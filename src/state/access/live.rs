@@ -117,6 +117,12 @@ impl Live {
         Ok(())
     }
 
+    /// The subject's rule.
+    pub(super) fn get(&self, subject: &Subject) -> Option<Rule> {
+        self.rules
+            .with(subject, |kept| kept.map(|kept| kept.rule.clone()))
+    }
+
     /// Takes the subject's rule out.
     pub(super) fn remove(&self, subject: &Subject) -> Option<Rule> {
         let kept = self.rules.remove(subject)?;

@@ -2,15 +2,17 @@
 //! the store, so that they outlive a restart.
 //!
 //! A rule holds from the moment it is made, also when the store cannot take
-//! it; then the whole table is written as soon as it can. Every call may wait
-//! for a disk: never on a worker. Changes are made one after the other, under
-//! a lock that no traffic takes.
+//! it; then the whole table is written as soon as it can. What the store has
+//! and this program cannot read is never taken out of it. Every call may wait
+//! for a disk: never on a worker. Changes are made one after the other, and
+//! written one after the other, each under a lock that no traffic takes: a
+//! slow disk does not hold up the next rule.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -44,6 +46,20 @@ pub enum RuleError {
     Configured(Subject, &'static str),
 }
 
+/// Why the stored rules cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// They cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are more than the table takes.
+    #[error("the store has {stored} rules, all of which have to hold")]
+    TooMany {
+        /// Rules in the store that have not ended.
+        stored: usize,
+    },
+}
+
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
@@ -62,8 +78,12 @@ pub struct Rulebook {
     store: Arc<Store>,
     cut: Cut,
     changing: Mutex<()>,
+    /// Whoever has it writes what the table has at that time.
+    writing: Mutex<()>,
     /// The store does not have what the table has.
     behind: AtomicBool,
+    /// [`Store::renewals`] when it was last known to have everything.
+    renewals: AtomicU64,
 }
 
 /// A rule in the store. Unknown fields are ignored.
@@ -82,41 +102,43 @@ impl Rulebook {
     /// closes what a subject covers.
     ///
     /// # Errors
-    /// [`StoreError`] if they cannot be read: a server that does not know whom
-    /// it denies must not start.
+    /// [`LoadError`] if they cannot be read or are more than
+    /// `access.rules_max`: a server that forgets whom it denies must not start.
     pub fn load(
         access: Arc<Access>,
         store: Arc<Store>,
         now: u64,
         cut: impl Fn(&Subject) -> usize + Send + Sync + 'static,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, LoadError> {
         let mut left_out = 0_usize;
         let mut read = Vec::new();
         store.for_each(Table::Access, |key, value| match decode(key, value) {
             Some(entry) => read.push(entry),
             None => left_out += 1,
         })?;
-        let book = Self {
+        if left_out > 0 {
+            tracing::warn!(
+                left_out,
+                "rules in the store that cannot be read do not hold; they stay in it"
+            );
+        }
+        let found = read.len();
+        read.retain(|(_, rule): &(Subject, Rule)| !rule.is_expired(now));
+        let stored = read.len();
+        for (subject, rule) in read {
+            let full = |_| LoadError::TooMany { stored };
+            access.live.insert(subject, rule).map_err(full)?;
+        }
+        let renewals = AtomicU64::new(store.renewals());
+        Ok(Self {
             access,
             store,
             cut: Box::new(cut),
             changing: Mutex::new(()),
-            behind: AtomicBool::new(false),
-        };
-        for (subject, rule) in read {
-            if rule.is_expired(now) {
-                book.behind.store(true, Ordering::Relaxed);
-            } else if book.access.live.insert(subject, rule).is_err() {
-                left_out += 1;
-            }
-        }
-        if left_out > 0 {
-            tracing::warn!(
-                left_out,
-                "rules in the store that cannot be read or are beyond access.rules_max are left out"
-            );
-        }
-        Ok(book)
+            writing: Mutex::new(()),
+            behind: AtomicBool::new(stored < found),
+            renewals,
+        })
     }
 
     /// Makes a rule, in place of the one that the subject had, and closes what
@@ -128,33 +150,37 @@ impl Rulebook {
         if rule.note.len() > NOTE_MAX {
             return Err(RuleError::NoteTooLong);
         }
-        let _one = self.changing.lock();
+        let one = self.changing.lock();
         self.access.live.insert(subject, rule.clone())?;
         let closing = match rule.verdict {
             Verdict::Deny => (self.cut)(&subject),
             Verdict::Allow => 0,
         };
-        tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = %rule.note, closing, "rule made");
-        let kept = self.keep(&[encode(&subject, rule)]);
+        tracing::info!(%subject, verdict = rule.verdict.name(), expires = rule.expires, note = ?rule.note, closing, "rule made");
+        drop(one);
+        let kept = self.keep(&[subject]);
         Ok(Changed { closing, kept })
     }
 
-    /// Takes back a rule that was made at run time.
+    /// Takes back a rule that was made at run time, and closes what has from
+    /// it what only trust gives.
     ///
     /// # Errors
     /// [`RuleError::Unknown`] if there is none, [`RuleError::Configured`] if
     /// the configuration has one.
     pub fn remove(&self, subject: &Subject) -> Result<Changed, RuleError> {
-        let _one = self.changing.lock();
-        if self.access.live.remove(subject).is_none() {
+        let one = self.changing.lock();
+        let Some(rule) = self.access.live.remove(subject) else {
             return Err(match self.access.configured(subject) {
                 Some(verdict) => RuleError::Configured(*subject, verdict.name()),
                 None => RuleError::Unknown(*subject),
             });
-        }
-        tracing::info!(%subject, "rule removed");
-        let kept = self.keep(&[Change::Delete { key: key(subject) }]);
-        Ok(Changed { closing: 0, kept })
+        };
+        let closing = self.end(subject, &rule);
+        tracing::info!(%subject, closing, "rule removed");
+        drop(one);
+        let kept = self.keep(&[*subject]);
+        Ok(Changed { closing, kept })
     }
 
     /// Whether a rule may have ended, for [`Self::tend`] to see to.
@@ -167,25 +193,28 @@ impl Rulebook {
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::Relaxed)
+            || self.store.renewals() != self.renewals.load(Ordering::Relaxed)
     }
 
     /// Ends what has expired, and brings a store that is behind up to date.
     pub fn tend(&self, now: u64) {
-        let _one = self.changing.lock();
+        let one = self.changing.lock();
         let ended = self.access.live.expire(now);
         for (subject, rule) in &ended {
             self.access.metrics.expired();
-            tracing::info!(%subject, verdict = rule.verdict.name(), "rule expired");
+            let closing = self.end(subject, rule);
+            tracing::info!(%subject, verdict = rule.verdict.name(), closing, "rule expired");
         }
-        let deletes: Vec<Change> = ended
-            .iter()
-            .map(|(subject, _)| Change::Delete { key: key(subject) })
-            .collect();
-        for batch in deletes.chunks(BATCH_MAX) {
+        drop(one);
+        let ended: Vec<Subject> = ended.into_iter().map(|(subject, _)| subject).collect();
+        for batch in ended.chunks(BATCH_MAX) {
             self.keep(batch);
         }
+        let _one = self.writing.lock();
+        let renewals = self.store.renewals();
         if self.is_behind() && self.write_all().is_ok() {
             self.behind.store(false, Ordering::Relaxed);
+            self.renewals.store(renewals, Ordering::Relaxed);
         }
     }
 
@@ -195,15 +224,39 @@ impl Rulebook {
         &self.access
     }
 
-    fn keep(&self, changes: &[Change]) -> bool {
-        let kept = self.store.apply(Table::Access, changes).is_ok();
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Closes what an ended rule's subject covers if it may hold what only
+    /// trust gives. Who is trusted otherwise comes back with it.
+    fn end(&self, subject: &Subject, rule: &Rule) -> usize {
+        if rule.verdict == Verdict::Allow && self.access.trust_gives() {
+            (self.cut)(subject)
+        } else {
+            0
+        }
+    }
+
+    /// Writes the rules of these subjects as they are now.
+    fn keep(&self, subjects: &[Subject]) -> bool {
+        let _one = self.writing.lock();
+        let now = |subject| match self.access.live.get(subject) {
+            Some(rule) => encode(subject, &rule),
+            None => Change::Delete { key: key(subject) },
+        };
+        let changes: Vec<Change> = subjects.iter().map(now).collect();
+        let kept = self.store.apply(Table::Access, &changes).is_ok();
         if !kept {
             self.behind.store(true, Ordering::Relaxed);
         }
         kept
     }
 
-    /// Makes the stored table what the table is.
+    /// Makes the stored table what the table is. All rules that can be read
+    /// were taken over at the start, so one that is not there any more has
+    /// ended or was taken back; what cannot be read is not ours to take out.
     fn write_all(&self) -> Result<(), StoreError> {
         let rules = self.access.live.list();
         let mut wanted: HashMap<Vec<u8>, Vec<u8>> = rules
@@ -213,6 +266,7 @@ impl Rulebook {
         let mut changes = Vec::new();
         self.store
             .for_each(Table::Access, |key, value| match wanted.get(key) {
+                None if decode(key, value).is_none() => {}
                 None => changes.push(Change::Delete { key: key.to_vec() }),
                 Some(same) if same == value => {
                     wanted.remove(key);

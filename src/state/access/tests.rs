@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::rulebook::{Changed, RuleError, Rulebook};
+use super::rulebook::{Changed, LoadError, RuleError, Rulebook};
 use super::*;
 use crate::{
     metrics::Metrics,
@@ -66,10 +66,10 @@ fn denial_holds_at_every_gate_and_is_counted_there() {
     assert!(access.at_authentication(&other, good).is_ok());
     assert!(access.at_reserve(&denied, good).is_err());
     assert!(access.at_reserve(&other, good).is_ok());
-    assert!(access.at_connect(&denied, good, &other).is_err());
-    assert!(access.at_connect(&other, good, &denied).is_err());
-    assert!(access.at_connect(&other, bad, &other).is_err());
-    assert!(access.at_connect(&other, good, &other).is_ok());
+    assert!(access.at_connect(&denied, good, &other, None).is_err());
+    assert!(access.at_connect(&other, good, &denied, None).is_err());
+    assert!(access.at_connect(&other, bad, &other, None).is_err());
+    assert!(access.at_connect(&other, good, &other, None).is_ok());
     for (gate, count) in [
         ("accept", 2),
         ("authentication", 2),
@@ -118,7 +118,7 @@ fn trust_brings_what_the_configuration_says() {
     assert_eq!(usual.at_reserve(&peer, far), Ok(TRUSTED));
     let stranger = PeerId::random();
     assert_eq!(
-        usual.at_connect(&stranger, far, &peer),
+        usual.at_connect(&stranger, far, &peer, None),
         Ok([Standing::default(), TRUSTED])
     );
 
@@ -131,8 +131,13 @@ fn trust_brings_what_the_configuration_says() {
     assert!(closed.at_reserve(&peer, far).is_ok());
     assert!(closed.at_reserve(&stranger, near).is_ok());
     assert_eq!(closed.at_reserve(&stranger, far), Err(Denied));
-    // Anybody may connect to those who reserved.
-    assert!(closed.at_connect(&stranger, far, &peer).is_ok());
+    // Anybody may connect to those who may reserve, whatever they are known
+    // by, and to nobody else.
+    let to = |target, address| closed.at_connect(&stranger, far, target, Some(address));
+    assert!(to(&peer, far).is_ok());
+    assert_eq!(to(&stranger, near), Ok([Standing::default(), TRUSTED]));
+    assert_eq!(to(&stranger, far), Err(Denied));
+    assert!(closed.at_connect(&stranger, far, &peer, None).is_ok());
 }
 
 #[test]
@@ -170,6 +175,15 @@ impl Kept {
 
     fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Subjects in the store, as long as nobody has it open.
+    fn stored(&self) -> Vec<String> {
+        let store = Store::open(self.path(), Arc::clone(&Metrics::new().store));
+        let mut keys = Vec::new();
+        let look = |key: &[u8], _: &[u8]| keys.push(String::from_utf8(key.to_vec()).unwrap());
+        store.unwrap().store.for_each(Table::Access, look).unwrap();
+        keys
     }
 
     fn start(&self, now: u64, lists: &AccessLists) -> (Rulebook, Arc<Mutex<Vec<Subject>>>) {
@@ -242,6 +256,22 @@ fn rules_outlive_a_restart_and_end_by_the_clock_on_the_wall() {
 }
 
 #[test]
+fn a_store_that_begins_anew_is_given_all_rules_again() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    let deny = rule(Verdict::Deny, None);
+    book.add(subject("192.0.2.1"), &deny).unwrap();
+    assert!(!book.is_behind());
+    book.store().spoil();
+    book.add(subject("192.0.2.2"), &deny).unwrap();
+    assert!(book.is_behind());
+    book.tend(1);
+    assert!(!book.is_behind());
+    drop(book);
+    assert_eq!(kept.stored(), ["192.0.2.1", "192.0.2.2"]);
+}
+
+#[test]
 fn what_cannot_be_changed_is_told() {
     let kept = Kept::new();
     let (book, _) = kept.start(0, &lists(&[subject("192.0.2.1")], &[]));
@@ -262,6 +292,73 @@ fn what_cannot_be_changed_is_told() {
 }
 
 #[test]
+fn the_store_has_what_the_table_has_whoever_changes_it_meanwhile() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    let deny = rule(Verdict::Deny, None);
+    std::thread::scope(|scope| {
+        for thread in 0..4_usize {
+            let (book, deny) = (&book, &deny);
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let subject = subject(&format!("192.0.2.{}", (thread + round) % 3));
+                    if (thread + round / 3) % 2 == 0 {
+                        book.add(subject, deny).unwrap();
+                    } else {
+                        // Somebody else may have been first.
+                        let _ = book.remove(&subject);
+                    }
+                }
+            });
+        }
+    });
+    assert!(!book.is_behind());
+    let rules = book.access().rules().into_iter();
+    let mut held: Vec<String> = rules.map(|(subject, _)| subject.to_string()).collect();
+    held.sort();
+    drop(book);
+    assert_eq!(kept.stored(), held);
+}
+
+#[test]
+fn what_trust_has_given_ends_with_it() {
+    let kept = Kept::new();
+    let start = |change: fn(&mut Config)| {
+        let store = Store::open(kept.path(), Arc::clone(&Metrics::new().store)).unwrap();
+        let access = access(change, &AccessLists::default());
+        Rulebook::load(access, Arc::new(store.store), 0, |_| 3).unwrap()
+    };
+    let friend = subject("192.0.2.1");
+    let trusting = |book: &Rulebook| {
+        let made = book.add(friend, &rule(Verdict::Allow, None)).unwrap();
+        assert_eq!(made.closing, 0);
+        book.remove(&friend).unwrap().closing
+    };
+    assert_eq!(trusting(&start(|_| {})), 0);
+    assert_eq!(
+        trusting(&start(|config| config.relay.allowed_only = true)),
+        3
+    );
+    let unlimited = |config: &mut Config| config.access.allow_unlimited_circuits = true;
+    assert_eq!(trusting(&start(unlimited)), 3);
+
+    let (ending, cut) = (Kept::new(), Arc::new(Mutex::new(Vec::new())));
+    let store = Store::open(ending.path(), Arc::clone(&Metrics::new().store)).unwrap();
+    let access = access(unlimited, &AccessLists::default());
+    let cut_ = Arc::clone(&cut);
+    let book = Rulebook::load(access, Arc::new(store.store), 0, move |subject| {
+        cut_.lock().push(*subject);
+        1
+    });
+    let book = book.unwrap();
+    book.add(friend, &rule(Verdict::Allow, Some(5))).unwrap();
+    book.tend(4);
+    assert!(cut.lock().is_empty());
+    book.tend(5);
+    assert_eq!(*cut.lock(), [friend]);
+}
+
+#[test]
 fn rules_that_cannot_be_read_harm_no_others() {
     let kept = Kept::new();
     let store = Store::open(kept.path(), Arc::clone(&Metrics::new().store))
@@ -276,12 +373,46 @@ fn rules_that_cannot_be_read_harm_no_others() {
         put("192.0.2.2", r#"{"verdict":"shun","made":1}"#),
         put("nobody", r#"{"verdict":"deny","made":1}"#),
         put("192.0.2.3", "garbage"),
+        put("192.0.2.4", r#"{"verdict":"deny","made":1,"expires":5}"#),
     ];
     store.apply(Table::Access, &changes).unwrap();
     drop(store);
-    let (book, _) = kept.start(0, &AccessLists::default());
+    let (book, _) = kept.start(9, &AccessLists::default());
     assert_eq!(book.access().rules().len(), 1);
     assert!(book.access().at_accept(ip("192.0.2.1")).is_err());
+    // A newer version may know them: only what has ended goes.
+    assert!(book.is_behind());
+    book.tend(9);
+    assert!(!book.is_behind());
+    drop(book);
+    assert_eq!(
+        kept.stored(),
+        ["192.0.2.1", "192.0.2.2", "192.0.2.3", "nobody"]
+    );
+}
+
+#[test]
+fn a_start_that_would_forget_rules_is_refused_and_loses_none() {
+    let kept = Kept::new();
+    let (book, _) = kept.start(0, &AccessLists::default());
+    for text in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        book.add(subject(text), &rule(Verdict::Deny, None)).unwrap();
+    }
+    let ends = rule(Verdict::Deny, Some(5));
+    book.add(subject("192.0.2.4"), &ends).unwrap();
+    drop(book);
+    let start = |max: usize| {
+        let store = Store::open(kept.path(), Arc::clone(&Metrics::new().store)).unwrap();
+        let access = access(
+            |config| config.access.rules_max = max,
+            &AccessLists::default(),
+        );
+        Rulebook::load(access, Arc::new(store.store), 9, |_| 0)
+    };
+    let refused = start(2);
+    assert!(matches!(refused, Err(LoadError::TooMany { stored: 3 })));
+    assert_eq!(start(3).unwrap().access().rules().len(), 3);
+    assert_eq!(kept.stored().len(), 4);
 }
 
 #[derive(Debug, Clone)]

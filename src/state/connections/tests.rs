@@ -365,7 +365,7 @@ impl Everything {
         let remote = ([127, 0, 0, 1], 1).into();
         let permit = self.limits.admit(remote, false, now).ok()?;
         // A peer with too many is refused here, and gives back what it took.
-        let permit = permit.authenticated(&peer).ok()?;
+        let permit = permit.authenticated(&peer, false).ok()?;
         let labels = ConnectionLabels {
             direction: Direction::Inbound,
             transport: Transport::Tcp,

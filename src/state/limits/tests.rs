@@ -144,7 +144,9 @@ fn authentication_gives_back_the_transient_place_only() {
     });
     let socket = limits.admit(v4([192, 0, 2, 1]), false, now).expect("empty");
     assert_eq!(limits.usage().transient.taken, 1);
-    let connection = socket.authenticated(&PeerId::random()).expect("a new peer");
+    let connection = socket
+        .authenticated(&PeerId::random(), false)
+        .expect("a new peer");
     let usage = limits.usage();
     assert_eq!(
         (
@@ -254,16 +256,29 @@ fn a_peer_has_its_connections_whatever_their_addresses() {
     });
     let peer = PeerId::random();
     let socket = |host| limits.admit(v4([192, 0, 2, host]), false, now);
-    let one = socket(1).expect("open").authenticated(&peer).expect("one");
-    let two = socket(2).expect("open").authenticated(&peer).expect("two");
-    let refused = socket(3).expect("open").authenticated(&peer);
+    let one = socket(1)
+        .expect("open")
+        .authenticated(&peer, false)
+        .expect("one");
+    let two = socket(2)
+        .expect("open")
+        .authenticated(&peer, false)
+        .expect("two");
+    let refused = socket(3).expect("open").authenticated(&peer, false);
     assert_eq!(refused.err(), Some(Refusal::PerPeer));
     // Who is refused holds nothing any more.
     assert_eq!(limits.usage().total.taken, 2);
     assert_eq!(limits.usage().transient.taken, 0);
-    let other = socket(3).expect("open").authenticated(&PeerId::random());
+    let trusted = socket(3).expect("open").authenticated(&peer, true);
+    drop(trusted.expect("trusted peers are spared"));
+    let other = socket(3)
+        .expect("open")
+        .authenticated(&PeerId::random(), false);
     drop(one);
-    let three = socket(1).expect("open").authenticated(&peer).expect("room");
+    let three = socket(1)
+        .expect("open")
+        .authenticated(&peer, false)
+        .expect("room");
     drop((two, three, other));
     assert_all_zero(&limits, now + Duration::from_secs(1));
 }
@@ -357,7 +372,7 @@ fn a_flood_from_very_many_networks_is_bounded() {
     let held = limits
         .admit(known, false, now)
         .expect("empty")
-        .authenticated(&PeerId::random())
+        .authenticated(&PeerId::random(), false)
         .expect("a new peer");
     let places = 1_000 + TABLE_SLACK;
 
@@ -455,7 +470,9 @@ fn threads_never_exceed_a_cap_and_end_at_zero() {
                         assert!(per_prefix[prefix].fetch_add(1, Ordering::SeqCst) < 5);
                         held.push((
                             index,
-                            permit.authenticated(&PeerId::random()).expect("a new peer"),
+                            permit
+                                .authenticated(&PeerId::random(), false)
+                                .expect("a new peer"),
                         ));
                     }
                     if held.len() > round % 4 {
@@ -606,7 +623,7 @@ proptest! {
                         Held::Socket(socket) => {
                             model.transient -= 1;
                             Held::Connection {
-                                _permit: socket.authenticated(&PeerId::random()).expect("a new peer"),
+                                _permit: socket.authenticated(&PeerId::random(), false).expect("a new peer"),
                             }
                         }
                         connection @ Held::Connection { .. } => connection,
