@@ -9,11 +9,9 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
 
 use super::UpgradeError;
 use crate::engine::handshake::{Established, Handshake, MESSAGE_MAX, Progress};
@@ -29,10 +27,6 @@ struct Scratch {
 }
 
 thread_local! {
-    /// Whose handshake computes next. A step is some 150 µs of X25519 and
-    /// Ed25519; when hundreds of peers come at once, what the worker's circuits
-    /// have to do would wait for all of them.
-    static TURN: Arc<Semaphore> = Arc::new(Semaphore::new(1));
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         input: vec![0; READ_MAX].into_boxed_slice(),
         output: Vec::new(),
@@ -62,42 +56,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
 
     /// Runs to the end of the upgrade. Not cancel-safe: a dropped upgrade
     /// leaves its socket in the middle of one.
-    ///
-    /// Of all upgrades of a thread one has the turn. It keeps it for one flight
-    /// and until the thread has looked for what else there is to do, and not
-    /// while it waits for its peer.
     pub(super) async fn run(mut self) -> Result<Box<Established>, UpgradeError> {
-        loop {
-            let turn = TURN.with(Arc::clone).acquire_owned().await;
-            let step = poll_fn(|cx| Poll::Ready(self.poll(cx))).await;
-            match step {
-                Poll::Ready(Ok(())) => tokio::task::yield_now().await,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    drop(turn);
-                    woken().await;
-                    continue;
-                }
-            }
-            if self.unsent.is_empty()
-                && let Some(established) = self.established.take()
-            {
-                return Ok(established);
-            }
-        }
+        poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// One flight, in or out. Pending when the socket has to say first that it
-    /// can go on.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpgradeError>> {
-        if !self.unsent.is_empty() {
-            let sent = write_now(self.socket, &self.unsent, cx)?;
-            self.unsent.drain(..sent);
-        }
-        match (&self.established, self.unsent.is_empty()) {
-            (None, _) => self.poll_pass(cx),
-            (Some(_), true) => Poll::Ready(Ok(())),
-            (Some(_), false) => Poll::Pending,
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Established>, UpgradeError>> {
+        loop {
+            if !self.unsent.is_empty() {
+                let sent = write_now(self.socket, &self.unsent, cx)?;
+                self.unsent.drain(..sent);
+            }
+            if self.established.is_none() {
+                ready!(self.poll_pass(cx))?;
+            } else if !self.unsent.is_empty() {
+                return Poll::Pending;
+            } else if let Some(established) = self.established.take() {
+                return Poll::Ready(Ok(established));
+            }
         }
     }
 
@@ -126,19 +101,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
             Poll::Ready(Ok(()))
         })
     }
-}
-
-/// Ends when the task is woken, by whatever it has asked to be woken by.
-async fn woken() {
-    let mut asked = false;
-    poll_fn(|_| {
-        if std::mem::replace(&mut asked, true) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
 }
 
 /// Writes until the socket takes no more, which it has asked to be woken for
