@@ -140,14 +140,16 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
 
     let mut context =
         UpgradeContext::new(&identity, &request.muxers).map_err(ProbeError::Context)?;
-    // Never the first to pass: what is left of ours is less.
     context.timeout = request.timeout;
     let begun = clock::now();
     let upgrade = upgrade::dial(socket, &context);
-    let upgraded = deadline
-        .within("handshake", upgrade)
-        .await?
-        .map_err(ProbeError::Upgrade)?;
+    let upgraded = deadline.within("handshake", upgrade).await?;
+    // Of the two deadlines either may be seen first: they are the same to whoever
+    // asks.
+    let upgraded = upgraded.map_err(|error| match error {
+        UpgradeError::Timeout(_) => deadline.passed("handshake"),
+        error => ProbeError::Upgrade(error),
+    })?;
     let took = clock::now().saturating_duration_since(begun);
     let peer_id = upgraded.peer_id;
     if request.target.peer_id.is_some_and(|id| id != peer_id) {
@@ -204,10 +206,14 @@ impl Deadline {
         step: &'static str,
         work: impl Future<Output = T>,
     ) -> Result<T, ProbeError> {
-        let limit = self.limit;
         // Boxed: the handshake's future is large.
         tokio::time::timeout(self.remaining(), Box::pin(work))
             .await
-            .map_err(|_| ProbeError::Timeout { limit, step })
+            .map_err(|_| self.passed(step))
+    }
+
+    fn passed(&self, step: &'static str) -> ProbeError {
+        let limit = self.limit;
+        ProbeError::Timeout { limit, step }
     }
 }
