@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Protocol;
 
 use super::{Refusal, packed::ADDRESS_BYTES_MAX};
 use crate::state::{addresses::Reach, peer_key::PeerKey};
@@ -32,18 +32,23 @@ pub(super) fn judge<'a>(
     if bytes.len() > ADDRESS_BYTES_MAX {
         return Err(Refusal::TooLong);
     }
-    let address = Multiaddr::try_from(bytes.to_vec()).map_err(|_| Refusal::Malformed)?;
-    if names_another(&address) {
+    let (host, mut rest) = part(bytes)?;
+    // A list of addresses in the DNS needs no port of its own.
+    let mut leads_on = matches!(host, Protocol::Dnsaddr(_));
+    let mut last_is_peer = matches!(host, Protocol::P2p(_));
+    let mut second = true;
+    while !rest.is_empty() {
+        let (next, behind) = part(rest)?;
+        if std::mem::take(&mut second) {
+            leads_on = !matches!(next, Protocol::Tcp(0) | Protocol::Udp(0));
+        }
+        last_is_peer = matches!(next, Protocol::P2p(_));
+        rest = behind;
+    }
+    // A peer stands where the address leads, and not as the relay on the way.
+    if last_is_peer {
         return Err(Refusal::OtherPeer);
     }
-    let mut parts = address.iter();
-    let host = parts.next().ok_or(Refusal::Malformed)?;
-    let leads_on = match parts.next() {
-        // A list of addresses in the DNS needs no port of its own.
-        None => matches!(host, Protocol::Dnsaddr(_)),
-        Some(Protocol::Tcp(port) | Protocol::Udp(port)) => port != 0,
-        Some(_) => true,
-    };
     if !leads_on {
         return Err(Refusal::Unreachable);
     }
@@ -56,6 +61,10 @@ pub(super) fn judge<'a>(
 
 /// Cuts the peer's own id from the end of an address.
 fn without_own_id<'a>(address: &'a [u8], peer: &PeerKey) -> &'a [u8] {
+    // Most do not end in an id, and need none to be made to compare with.
+    if !address.windows(P2P_CODE.len()).any(|code| code == P2P_CODE) {
+        return address;
+    }
     let id = peer.to_bytes();
     let (Some(rest), Ok(length)) = (address.strip_suffix(&id[..]), u8::try_from(id.len())) else {
         return address;
@@ -64,10 +73,9 @@ fn without_own_id<'a>(address: &'a [u8], peer: &PeerKey) -> &'a [u8] {
     rest.strip_suffix(&[high, low, length]).unwrap_or(address)
 }
 
-/// Whether a peer stands where the address leads: at its end, and not as the
-/// relay on the way there.
-fn names_another(address: &Multiaddr) -> bool {
-    matches!(address.iter().last(), Some(Protocol::P2p(_)))
+/// The first part of an address, and what is behind it.
+fn part(bytes: &[u8]) -> Result<(Protocol<'_>, &[u8]), Refusal> {
+    Protocol::from_bytes(bytes).map_err(|_| Refusal::Malformed)
 }
 
 /// How far an address reaches that begins like this; `None` if it leads nowhere
@@ -116,6 +124,8 @@ fn reach_of_name(name: &str) -> Reach {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use libp2p_identity::PeerId;
+    use multiaddr::Multiaddr;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -197,6 +207,23 @@ mod tests {
             (&long.to_vec(), Refusal::TooLong),
         ] {
             assert_eq!(judge(bytes, &peer, Reach::Loopback), Err(refusal));
+        }
+    }
+
+    proptest! {
+        /// Whatever a peer announces, only what can be read again is kept.
+        #[test]
+        fn what_is_kept_is_an_address(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..64),
+            host in prop::option::of(any::<[u8; 4]>()),
+        ) {
+            if let Some(host) = host {
+                bytes.splice(0..0, [4].into_iter().chain(host).chain([6, 15, 161]));
+            }
+            let peer = PeerKey::new(&PeerId::random()).unwrap();
+            if let Ok(kept) = judge(&bytes, &peer, Reach::Loopback) {
+                prop_assert!(Multiaddr::try_from(kept.to_vec()).is_ok());
+            }
         }
     }
 }
