@@ -116,8 +116,9 @@ where
         if plan.cause == Cause::HighWater && resting {
             return;
         }
-        let told = self.trim(&plan).await;
-        let short = told < plan.close && self.connections.staying() > plan.floor;
+        let (told, candidates) = self.trim(&plan).await;
+        // Not when some have left by themselves: then there are more to choose.
+        let short = candidates < plan.close && self.connections.staying() > plan.floor;
         if plan.cause == Cause::HighWater {
             self.rest_until = short.then(|| clock::now() + REST);
         }
@@ -129,8 +130,8 @@ where
         }
     }
 
-    /// Chooses and tells; how many were told.
-    async fn trim(&self, plan: &Plan) -> usize {
+    /// Chooses and tells; how many were told, and of how many.
+    async fn trim(&self, plan: &Plan) -> (usize, usize) {
         let begin = clock::now();
         let mut snapshot = self.connections.snapshot(plan.reach);
         for stripe in 0..self.connections.stripes() {
@@ -157,12 +158,12 @@ where
                         self.metrics.told(plan.cause.label(), class.label());
                     }
                     Outcome::Spared => {}
-                    Outcome::Enough => return told,
+                    Outcome::Enough => return (told, candidates),
                 }
             }
             tokio::time::sleep(PAUSE).await;
         }
-        told
+        (told, candidates)
     }
 }
 

@@ -84,8 +84,9 @@ impl Connection {
             self.stall.write = waiting.then_some((now + STALL_MAX, written));
         }
         if self.stall.record.is_some_and(|due| now >= due) {
-            // It is at most one record, so nobody minds while there is memory.
-            if pool::is_full() {
+            // It is at most one record, so nobody minds while there is memory; and
+            // it cannot end while we do not read it.
+            if pool::is_full() && self.hold.is_none() {
                 return Err(Closed::Memory);
             }
             self.stall.record = Some(now + STALL_MAX);

@@ -353,7 +353,9 @@ impl Connection {
     /// Turns down what a connection that ends cannot do any more.
     pub(super) fn decline(&mut self, command: Command, pass: &mut Pass<'_>) {
         match command {
-            Command::Offer { source, .. } => {
+            Command::Offer { circuit, source } => {
+                // Given up before the source is told: it may ask again at once.
+                drop(circuit);
                 let (stream, full) = (source.stream, false);
                 // A source that has left as well needs no answer.
                 let _ = source.link.deliver(Command::Refused { stream, full });

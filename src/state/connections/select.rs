@@ -224,7 +224,8 @@ impl Connections {
                 .iter()
                 .position(|open| open.id == candidate.id && !open.closing)?;
             let class = entry.class(&entry.connections[index], self.marks.grace_tenths(), now);
-            if class > plan.reach {
+            // Who matters more than when it was chosen is no longer next in order.
+            if class > candidate.class {
                 return None;
             }
             let open = &mut entry.connections[index];
