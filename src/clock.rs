@@ -19,6 +19,13 @@ pub fn unix_seconds() -> u64 {
     since_epoch().as_secs()
 }
 
+/// Nanoseconds since the Unix epoch, as go-libp2p numbers its signed records
+/// (RFC 3, "seq"): of two nodes with one key, the later one's record wins.
+#[must_use]
+pub fn unix_nanos() -> u64 {
+    u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[expect(clippy::disallowed_methods, reason = "this module is the one reader")]
 fn since_epoch() -> Duration {
     SystemTime::now()

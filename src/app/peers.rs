@@ -31,19 +31,21 @@ const BATCH: usize = 1000;
 pub(super) fn open(config: &PeerstoreConfig, metrics: &Metrics, store: &Store) -> Peerstore {
     let started = clock::now();
     let peerstore = Peerstore::new(config, Arc::clone(&metrics.peerstore), started);
-    for address in &config.permanent_peers {
-        let mut bare: Multiaddr = address.clone();
-        if let Some(Protocol::P2p(peer)) = bare.pop() {
-            let (class, source) = (Class::Permanent, Source::Operator);
-            peerstore.heard_of(&peer, class, source, [bare.as_ref()], started);
-        }
-    }
     match load(&peerstore, metrics, store) {
         Ok(peers) => {
             let took = clock::now().saturating_duration_since(started);
             tracing::info!(peers, ?took, "peers loaded");
         }
         Err(error) => tracing::warn!(%error, "cannot load all peers; going on without the rest"),
+    }
+    // Behind what was saved, which is taken back only for those that are not
+    // known yet.
+    for address in &config.permanent_peers {
+        let mut bare: Multiaddr = address.clone();
+        if let Some(Protocol::P2p(peer)) = bare.pop() {
+            let (class, source) = (Class::Permanent, Source::Operator);
+            peerstore.heard_of(&peer, class, source, [bare.as_ref()], started);
+        }
     }
     peerstore
 }

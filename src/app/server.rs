@@ -210,7 +210,7 @@ fn context(
     store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses, clock::unix_seconds());
+    let answer = Answer::new(identity, &menu, &addresses, clock::unix_nanos());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics

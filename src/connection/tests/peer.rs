@@ -143,7 +143,7 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_seconds());
+        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_nanos());
         let buffers = Buffers::new(config.connections.buffers_max);
         pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {

@@ -90,6 +90,10 @@ impl Peerstore {
         let clock = Clock::new(self, wall);
         let saved = read(value, clock).ok_or(LoadError::Malformed)?;
         let longest = clock.now.saturating_add(self.recent.max);
+        let was_connected = saved
+            .addresses
+            .iter()
+            .any(|held| held.class == Class::Connected);
         let live: Vec<Held<'_>> = saved
             .addresses
             .into_iter()
@@ -120,7 +124,13 @@ impl Peerstore {
                 *slot = None;
                 return;
             }
-            self.beside(stripe).loaded(key, entry.queued);
+            if was_connected {
+                // To be written as what it is now: else its time would begin anew
+                // at each start.
+                self.beside(stripe).changed(key, UNQUEUED, entry.queued);
+            } else {
+                self.beside(stripe).loaded(key, entry.queued);
+            }
             debug_assert!(fits || entry.queued != UNQUEUED);
         });
         Ok(())

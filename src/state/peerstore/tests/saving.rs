@@ -104,6 +104,21 @@ fn what_expired_meanwhile_is_not_taken() {
 }
 
 #[test]
+fn a_peer_that_was_connected_at_a_crash_does_not_begin_anew_at_each_start() {
+    let mut bench = Bench::new();
+    let (here, gone) = (PeerId::random(), PeerId::random());
+    let connection = bench.connect(&here);
+    bench.say(&here, connection, &[&public(1)]);
+    bench.visit(&gone, HOUR, &[&public(2)]);
+    // Only what is not any more as it was saved is to be written again.
+    let after = Bench::restarted(&bench.saved(NOON), NOON);
+    assert_eq!(after.peers.usage().changed, 1);
+    let key = PeerKey::new(&here).unwrap();
+    let stripe = after.peers.peers.stripe_of(&key);
+    assert_eq!(after.peers.take_changes(stripe), Changes::Peers(vec![key]));
+}
+
+#[test]
 fn an_older_sequence_number_is_refused_after_a_restart_too() {
     let mut bench = Bench::new();
     let key = Keypair::generate_ed25519();
