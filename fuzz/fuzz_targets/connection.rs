@@ -129,7 +129,7 @@ impl Server {
                     plaintext,
                     ciphertext: Vec::new(),
                 },
-                permit.authenticated(&peer).expect("a new peer"),
+                permit.authenticated(&peer, false).expect("a new peer"),
                 guard,
             );
             // What makes no sense ends it here; what does waits for more.
