@@ -6,6 +6,7 @@
 
 mod file;
 mod foreign;
+mod secret;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 pub use libp2p_identity::KeyType;
 use libp2p_identity::{Keypair, PeerId, PublicKey};
 use zeroize::Zeroizing;
+
+pub use secret::Secret;
 
 /// Our key pair and what peers know us by. Cheap to clone.
 #[derive(Clone)]
@@ -105,6 +108,9 @@ pub enum KeyFault {
         /// The limit.
         max: u64,
     },
+    /// Not what [`Secret`] has written.
+    #[error("is not 32 bytes; if nothing else is kept in it, remove it and a start makes a new one")]
+    NotASecret,
     /// Not a key in any form we know.
     #[error("is not a libp2p private key: {0}")]
     NotAKey(String),

@@ -20,6 +20,7 @@ const CAUSES: &[&str] = &[
     "signature",
     "record",
     "muxer",
+    "quic",
     "abandoned",
 ];
 

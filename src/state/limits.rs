@@ -166,6 +166,42 @@ impl Limits {
         })
     }
 
+    /// Decides about a handshake whose sender's address may be forged: it counts
+    /// in the totals only, until [`SocketPermit::locate`] tells where it is from.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, transient.
+    pub fn admit_unlocated(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refusal::Draining);
+        }
+        let total = self.total.try_reserve().ok_or(Refusal::Total)?;
+        let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
+        Ok(SocketPermit {
+            limits: Arc::clone(self),
+            total,
+            _transient: transient,
+            origin: None,
+        })
+    }
+
+    /// Whether a socket from there would be admitted by where it comes from.
+    /// Counts nothing.
+    pub fn would_locate(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
+        let Some(origin) = Origin::of(remote.ip()).filter(|_| !exempt) else {
+            return true;
+        };
+        let admitted = self.origins.admit(origin, remote.ip(), now);
+        admitted.map(OriginPermit::undo).is_ok()
+    }
+
+    /// Sockets that have not authenticated.
+    #[must_use]
+    pub fn transient(&self) -> Level {
+        Level::of(&self.transient)
+    }
+
     /// Refuses everything from now on; what was admitted stays.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -196,6 +232,26 @@ impl Limits {
 }
 
 impl SocketPermit {
+    /// The sender has shown that it is where it said: counts it there.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: autonomous system, network, site, host.
+    pub fn locate(
+        &mut self,
+        remote: SocketAddr,
+        exempt: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.origin.is_none() {
+            self.origin = Origin::of(remote.ip())
+                .filter(|_| !exempt)
+                .map(|origin| self.limits.origins.admit(origin, remote.ip(), now))
+                .transpose()?;
+        }
+        Ok(())
+    }
+
     /// The peer has shown who it is: its transient place goes to the next. An
     /// `exempt` peer is counted, and not refused.
     ///
