@@ -1,9 +1,10 @@
 //! Who we are: the private key in memory, what is derived from it, signing.
 //!
-//! Owns the key file through `identity/file.rs` (created once with 0600, never
+//! Owns what TLS and QUIC show of us in `identity/certificate.rs`, and the key file through `identity/file.rs` (created once with 0600, never
 //! overwritten) and foreign encodings through `identity/foreign.rs`. Bounds
 //! what is read of any key file. Never shows the private half.
 
+pub mod certificate;
 mod file;
 mod foreign;
 
