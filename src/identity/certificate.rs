@@ -3,8 +3,8 @@
 //! (protocols.md §3).
 //!
 //! What a certificate has to be is libp2p-tls's to say; everything is verified
-//! once for each handshake. Bounds a chain to one certificate of
-//! [`CERTIFICATE_MAX`] bytes. The handshake itself is left to `engine` and to
+//! once for each handshake. Bounds a chain to one certificate of 8 KiB
+//! (`wire/certificate.rs`). The handshake itself is left to `engine` and to
 //! QUIC.
 
 use std::fmt;
@@ -26,7 +26,7 @@ use rustls::{
 
 use super::Identity;
 use crate::wire::DecodeError;
-use crate::wire::certificate::{CERTIFICATE_MAX, Certificate as Fields};
+use crate::wire::certificate::Certificate as Fields;
 
 /// The protocol name of libp2p itself, behind the muxers in a list.
 pub const ALPN: &str = "libp2p";
@@ -152,7 +152,10 @@ fn has_aes() -> bool {
 }
 
 fn names(protocols: &[&str]) -> Vec<Vec<u8>> {
-    protocols.iter().map(|name| name.as_bytes().to_vec()).collect()
+    protocols
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect()
 }
 
 /// The one certificate that we show, whoever asks and whatever for.
@@ -198,10 +201,7 @@ struct Verifier(WebPkiSupportedAlgorithms);
 impl Verifier {
     /// Validity now, self-signature, extension there once and signed by the
     /// identity, no critical extension that we do not know.
-    fn certificate(
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-    ) -> Result<(), Error> {
+    fn certificate(leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Result<(), Error> {
         if !others.is_empty() {
             return Err(refused(DecodeError::Malformed("more than one certificate")));
         }
@@ -209,7 +209,9 @@ impl Verifier {
         if PublicKey::try_decode_protobuf(fields.identity_key).is_err() {
             return Err(CertificateError::UnknownIssuer.into());
         }
-        libp2p_tls::certificate::parse(leaf).map(|_| ()).map_err(refused)
+        libp2p_tls::certificate::parse(leaf)
+            .map(|_| ())
+            .map_err(refused)
     }
 
     /// That whoever speaks has the key of the certificate. The certificate was
