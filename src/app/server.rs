@@ -15,7 +15,7 @@ use crate::{
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
     identity::Identity,
-    listener::{Inherited, Listeners},
+    listener::{Inherited, Listeners, UdpListeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
@@ -31,7 +31,7 @@ use crate::{
 };
 
 use super::{
-    access, interfaces, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
+    access, interfaces, observe::observe, peers, quic, shutdown, store, supervisor::Supervisor, trimmer,
     worker,
 };
 
@@ -75,10 +75,13 @@ impl Server {
             tracing::warn!("{note}");
         }
         let count = loaded.workers();
-        let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
-            .map_err(|error| loaded.refuse("listen.addresses", &error))?;
-        warn_about(&listeners);
-        let bound: Vec<Multiaddr> = listeners.addresses().collect();
+        let mut inherited = Inherited::from_env();
+        let refuse = |error| loaded.refuse("listen.addresses", &error);
+        let wanted = &config.listen.addresses;
+        let udp = UdpListeners::bind(wanted, count, &mut inherited).map_err(refuse)?;
+        let listeners = Listeners::bind(wanted, count, inherited).map_err(refuse)?;
+        warn_about(&listeners, &udp);
+        let bound: Vec<Multiaddr> = listeners.addresses().chain(udp.addresses()).collect();
         let addresses = Addresses::new(
             &config.announce.addresses,
             &interfaces::expand(&bound),
@@ -100,14 +103,21 @@ impl Server {
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
+        let quic = quic::server(loaded, &identity, &shared, &udp)?;
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
         let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
             .into_iter()
+            .zip(udp.into_workers())
             .enumerate()
-            .map(|(index, sockets)| {
+            .map(|(index, (tcp, udp))| {
+                let sockets = worker::Sockets {
+                    tcp,
+                    udp,
+                    quic: quic.clone(),
+                };
                 worker::start(index, sockets, health.heartbeat(index), shared.clone())
             })
             .collect::<Result<_, _>>()
@@ -318,8 +328,8 @@ async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
     }
 }
 
-fn warn_about(listeners: &Listeners) {
-    for error in listeners.unavailable() {
+fn warn_about(listeners: &Listeners, udp: &UdpListeners) {
+    for error in listeners.unavailable().iter().chain(udp.unavailable()) {
         tracing::warn!("{error}");
     }
     for address in listeners.unused() {

@@ -18,7 +18,7 @@ use super::{
 use crate::config::value::units::show_size;
 
 /// What can be spoken on a listen address.
-const SERVED: [Transport; 1] = [Transport::Tcp];
+const SERVED: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;

@@ -18,6 +18,7 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
+use crate::identity::certificate;
 use crate::metrics::ConnectionGuard;
 use crate::state::limits::ConnectionPermit;
 
@@ -159,8 +160,9 @@ impl QuicConnection {
         self.egress.look(|transport| {
             let identity = transport.crypto_session().peer_identity()?;
             let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-            let certificate = libp2p_tls::certificate::parse(chain.first()?).ok()?;
-            Some(certificate.peer_id())
+            // Verified in the handshake.
+            let key = certificate::peer_key(&chain).ok()?;
+            Some(key.to_peer_id())
         })
     }
 

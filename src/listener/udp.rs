@@ -54,9 +54,7 @@ impl UdpListeners {
             ..Self::default()
         };
         for address in addresses {
-            let Some(wanted) =
-                ListenAddress::of(address).filter(|wanted| wanted.transport == Transport::Quic)
-            else {
+            let Some(wanted) = wanted(address) else {
                 continue;
             };
             let failure = match inherited.claim_udp(wanted.socket) {
@@ -81,6 +79,12 @@ impl UdpListeners {
             }
         }
         Ok(listeners)
+    }
+
+    /// Whether a listen address is for UDP.
+    #[must_use]
+    pub fn takes(address: &Multiaddr) -> bool {
+        wanted(address).is_some()
     }
 
     /// The addresses that are listened on, with their real ports.
@@ -108,6 +112,10 @@ impl UdpListeners {
         }
         by_worker
     }
+}
+
+fn wanted(address: &Multiaddr) -> Option<ListenAddress> {
+    ListenAddress::of(address).filter(|wanted| wanted.transport == Transport::Quic)
 }
 
 fn open(requested: SocketAddr, workers: usize) -> Result<Vec<UdpSocket>, BindFailure> {
