@@ -6,7 +6,10 @@ use anyhow::Context as _;
 
 use crate::{
     config::Loaded,
-    identity::{Identity, Secret, certificate::Certificate},
+    identity::{
+        Identity, Secret,
+        certificate::ALPN,
+    },
     listener::{UdpListeners, quic::Server},
 };
 
@@ -31,11 +34,11 @@ pub(super) fn server(
     let path = loaded.config.state.directory.join(SECRET_FILE);
     let secret = Secret::load_or_create(&path)
         .map_err(|error| loaded.refuse("state.directory", &error))?;
-    let certificate = Certificate::generate(identity)?;
+    let certificate = identity.certificate()?;
     let server = Server::new(
         Arc::clone(&shared.context),
         Arc::clone(&shared.limits),
-        certificate.server(&[]),
+        certificate.server(&[ALPN]),
         &secret,
         loaded.workers(),
         shared.upgrade.timeout,

@@ -8,7 +8,6 @@
 
 use std::{io, net::UdpSocket, sync::Arc, time::Duration};
 
-use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::{EndpointConfig, ServerConfig, crypto::rustls::QuicServerConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -19,11 +18,13 @@ use crate::state::limits::Limits;
 use drive::Loop;
 use handover::Inbox;
 use ids::{Ids, WorkerIds};
+use keys::{Keys, ResetKey};
 
 mod admit;
 mod drive;
 mod handover;
 mod ids;
+mod keys;
 mod sockets;
 mod table;
 
@@ -45,7 +46,7 @@ pub struct Server {
     context: Arc<Context>,
     limits: Arc<Limits>,
     config: Arc<ServerConfig>,
-    reset: Arc<hmac::Key>,
+    reset: Arc<ResetKey>,
     ids: Ids,
     inboxes: Vec<Inbox>,
     /// Deadline over the whole handshake.
@@ -75,22 +76,20 @@ impl Server {
         accepting: CancellationToken,
     ) -> Result<Arc<Self>, TlsUnfit> {
         let crypto = Arc::new(QuicServerConfig::try_from(tls)?);
-        let master = hkdf::Salt::new(hkdf::HKDF_SHA256, b"waystation quic").extract(secret.bytes());
-        let token = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &derived(&master, b"token"));
-        let mut config = ServerConfig::new(crypto, Arc::new(token));
+        let keys = Keys::new(secret.bytes());
+        let mut config = ServerConfig::new(crypto, Arc::new(keys.token()));
         config
             .transport_config(Arc::new(quic::transport_config()))
             .retry_token_lifetime(TOKEN_LIFETIME)
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES);
-        let [id, _] = halves(derived(&master, b"ids"));
         Ok(Arc::new(Self {
             context,
             limits,
             config: Arc::new(config),
-            reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &derived(&master, b"reset"))),
-            ids: Ids::new(id, workers),
+            reset: Arc::new(keys.reset()),
+            ids: Ids::new(keys.ids(), workers),
             inboxes: (0..workers.clamp(1, ids::WORKERS_MAX))
                 .map(|_| Inbox::new())
                 .collect(),
@@ -121,20 +120,4 @@ impl Server {
             .min_reset_interval(RESET_INTERVAL);
         Arc::new(config)
     }
-}
-
-/// Key material of 32 bytes for one purpose.
-fn derived(master: &hkdf::Prk, purpose: &[u8]) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    let info = [purpose];
-    master
-        .expand(&info, hkdf::HKDF_SHA256)
-        .and_then(|material| material.fill(&mut bytes))
-        .expect("32 bytes are one block");
-    bytes
-}
-
-fn halves(bytes: [u8; 32]) -> [[u8; 16]; 2] {
-    let (first, second) = bytes.split_at(16);
-    [first, second].map(|half| half.try_into().expect("16 of 32 bytes"))
 }

@@ -100,7 +100,7 @@ impl Loop {
         let metrics = &self.server.context.metrics;
         let entrance = Entrance {
             permit,
-            guard: metrics.listener.socket_accepted(),
+            _guard: metrics.listener.socket_accepted(),
             timer: metrics.upgrade.started(now),
             until: now + self.server.timeout,
         };

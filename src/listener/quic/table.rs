@@ -37,7 +37,8 @@ pub(super) struct Slot {
 /// A handshake under way.
 pub(super) struct Entrance {
     pub(super) permit: SocketPermit,
-    pub(super) guard: SocketGuard,
+    /// Counts it as under way.
+    pub(super) _guard: SocketGuard,
     pub(super) timer: UpgradeTimer,
     /// When the whole of it must be over.
     pub(super) until: Instant,
@@ -130,10 +131,5 @@ impl Table {
     /// When the first of them may be due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.deadlines.next()
-    }
-
-    /// Forgets all of them.
-    pub(super) fn clear(&mut self) {
-        self.slots.clear();
     }
 }
