@@ -8,7 +8,9 @@
 
 use std::{io, net::UdpSocket, sync::Arc, time::Duration};
 
-use quinn_proto::{EndpointConfig, ServerConfig, crypto::rustls::QuicServerConfig};
+use quinn_proto::{
+    EndpointConfig, ServerConfig, ValidationTokenConfig, crypto::rustls::QuicServerConfig,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Context, quic};
@@ -81,6 +83,7 @@ impl Server {
         config
             .transport_config(Arc::new(quic::transport_config()))
             .retry_token_lifetime(TOKEN_LIFETIME)
+            .validation_token_config(no_tokens())
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES);
@@ -120,4 +123,12 @@ impl Server {
             .min_reset_interval(RESET_INTERVAL);
         Arc::new(config)
     }
+}
+
+/// Peers are given no tokens for a later connection: they would save a round
+/// trip only under load, and cost memory of those that were used.
+fn no_tokens() -> ValidationTokenConfig {
+    let mut config = ValidationTokenConfig::default();
+    config.sent(0);
+    config
 }

@@ -219,6 +219,7 @@ impl Limits {
         Ok(SocketPermit {
             limits: Arc::clone(self),
             total,
+            socket: None,
             _transient: transient,
             origin: None,
         })

@@ -45,7 +45,7 @@ impl Loop {
         }
         let limits = &self.server.limits;
         let admitted = if shown {
-            limits.admit(remote, exempt, now)
+            limits.admit_shared(remote, exempt, now)
         } else {
             limits.admit_unlocated()
         };
