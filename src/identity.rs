@@ -114,7 +114,9 @@ pub enum KeyFault {
         max: u64,
     },
     /// Not what [`Secret`] has written.
-    #[error("is not 32 bytes; if nothing else is kept in it, remove it and a start makes a new one")]
+    #[error(
+        "is not 32 bytes; if nothing else is kept in it, remove it and a start makes a new one"
+    )]
     NotASecret,
     /// Not a key in any form we know.
     #[error("is not a libp2p private key: {0}")]

@@ -1,4 +1,5 @@
 //! What serves QUIC: its certificate, and the secret that outlives restarts.
+//! Serving is left to `listener::quic`.
 
 use std::sync::Arc;
 
@@ -6,10 +7,7 @@ use anyhow::Context as _;
 
 use crate::{
     config::Loaded,
-    identity::{
-        Identity, Secret,
-        certificate::ALPN,
-    },
+    identity::{Identity, Secret, certificate::ALPN},
     listener::{UdpListeners, quic::Server},
 };
 
@@ -32,8 +30,8 @@ pub(super) fn server(
         return Ok(None);
     }
     let path = loaded.config.state.directory.join(SECRET_FILE);
-    let secret = Secret::load_or_create(&path)
-        .map_err(|error| loaded.refuse("state.directory", &error))?;
+    let secret =
+        Secret::load_or_create(&path).map_err(|error| loaded.refuse("state.directory", &error))?;
     let certificate = identity.certificate()?;
     let server = Server::new(
         Arc::clone(&shared.context),

@@ -31,8 +31,8 @@ use crate::{
 };
 
 use super::{
-    access, interfaces, observe::observe, peers, quic, shutdown, store, supervisor::Supervisor, trimmer,
-    worker,
+    access, interfaces, observe::observe, peers, quic, shutdown, store, supervisor::Supervisor,
+    trimmer, worker,
 };
 
 /// What the files that the configuration names hold.

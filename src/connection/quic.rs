@@ -18,6 +18,7 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
+use crate::config;
 use crate::identity::certificate;
 use crate::metrics::ConnectionGuard;
 use crate::state::limits::ConnectionPermit;
@@ -177,7 +178,11 @@ impl QuicConnection {
         now: Instant,
     ) {
         let address = self.remote();
-        let remote = Remote { peer, address };
+        let remote = Remote {
+            peer,
+            address,
+            transport: config::Transport::Quic,
+        };
         let egress = Arc::clone(&self.egress);
         let mut session = Session::new(context, remote, egress, permit, guard);
         match session.admit() {

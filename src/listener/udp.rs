@@ -165,7 +165,10 @@ mod tests {
     use super::*;
 
     fn listen(address: &str, workers: usize) -> Result<UdpListeners, ListenError> {
-        let addresses = [address.parse().unwrap(), "/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let addresses = [
+            address.parse().unwrap(),
+            "/ip4/127.0.0.1/tcp/0".parse().unwrap(),
+        ];
         UdpListeners::bind(&addresses, workers, &mut Inherited::default())
     }
 
@@ -180,7 +183,11 @@ mod tests {
             .map(|sockets| sockets[0].local_addr().unwrap().port())
             .collect();
         assert_eq!(ports, [ports[0]; 3]);
-        assert!(addresses[0].to_string().contains(&format!("/udp/{}/", ports[0])));
+        assert!(
+            addresses[0]
+                .to_string()
+                .contains(&format!("/udp/{}/", ports[0]))
+        );
     }
 
     #[test]

@@ -37,7 +37,10 @@ async fn two_peers_meet_and_ping_through_the_relay(muxer: Muxer) {
 }
 
 async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
-    let server = Server::start_for(muxer, &["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"]);
+    let server = Server::start_for(
+        muxer,
+        &["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"],
+    );
     let (source, target) = meet(&server, muxer).await;
     let mut offered = target.streams().accept(BULK).unwrap();
     within(BULK_MAX, "a hundred mebibytes each way", async {

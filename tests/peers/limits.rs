@@ -76,7 +76,10 @@ async fn an_idle_circuit_ends_in_time(muxer: Muxer) {
 }
 
 async fn a_busy_circuit_ends_in_time(muxer: Muxer) {
-    let server = Server::start_for(muxer, &["relay.circuit_duration_max=1s", "relay.circuit_bytes_max=0"]);
+    let server = Server::start_for(
+        muxer,
+        &["relay.circuit_duration_max=1s", "relay.circuit_bytes_max=0"],
+    );
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let begun = Instant::now();
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
@@ -108,10 +111,13 @@ async fn bulk_keeps_to_the_bandwidth_and_arrives_whole(muxer: Muxer) {
     const RATE: usize = 1 << 20;
     // What a source may send on credit, and what one read takes of it.
     const AHEAD: usize = 512 * 1024;
-    let server = Server::start_for(muxer, &[
-        "relay.circuit_bytes_max=0",
-        "relay.bandwidth_per_peer_max=1MiB",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.circuit_bytes_max=0",
+            "relay.bandwidth_per_peer_max=1MiB",
+        ],
+    );
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     let sent = pattern(7, 0, BYTES);

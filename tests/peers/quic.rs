@@ -7,10 +7,10 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 
 use crate::hop::{self, Target};
+use crate::pattern;
 use crate::peer::{Kind, Muxer, Peer};
 use crate::quic_client::initial;
 use crate::server::{QUIC_ONLY, Server};
-use crate::pattern;
 
 /// On TCP and, as the address that is printed last, on QUIC.
 const BOTH: &str = r#"listen.addresses=["/ip4/127.0.0.1/tcp/0","/ip4/127.0.0.1/udp/0/quic-v1"]"#;
@@ -106,7 +106,13 @@ async fn a_flood_of_initials_is_held_to_the_bound() {
         assert!(metrics.value(UPGRADING) <= 32.0);
     }
     server.until(UPGRADING, 0.0).await;
-    assert!(server.metrics().await.value("waystation_quic_retries_total") >= 400.0);
+    assert!(
+        server
+            .metrics()
+            .await
+            .value("waystation_quic_retries_total")
+            >= 400.0
+    );
     drop(flood);
 }
 
@@ -125,7 +131,9 @@ fn free_port() -> u16 {
 
 /// First datagrams of handshakes that nobody goes on with, each from a port of
 /// its own.
-struct Flood(Vec<UdpSocket>);
+struct Flood {
+    _sockets: Vec<UdpSocket>,
+}
 
 impl Flood {
     fn of(count: u64, server: &Server) -> Self {
@@ -140,6 +148,8 @@ impl Flood {
             socket.send_to(&initial(to), to).unwrap();
             socket
         });
-        Self(sockets.collect())
+        Self {
+            _sockets: sockets.collect(),
+        }
     }
 }

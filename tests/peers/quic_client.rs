@@ -29,7 +29,10 @@ async fn another_application_is_told_that_it_is_not_spoken_here() {
     let mut tls = tls();
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let refused = connect(&server, config(tls)).await.unwrap_err().to_string();
-    assert!(refused.contains("120"), "not no_application_protocol: {refused}");
+    assert!(
+        refused.contains("120"),
+        "not no_application_protocol: {refused}"
+    );
 }
 
 /// QUIC-2
@@ -43,7 +46,10 @@ async fn a_client_without_a_certificate_is_refused() {
         Err(error) => error.to_string(),
         Ok((_endpoint, connection)) => connection.closed().await.to_string(),
     };
-    assert!(refused.contains("116"), "not certificate_required: {refused}");
+    assert!(
+        refused.contains("116"),
+        "not certificate_required: {refused}"
+    );
     server.until(CONNECTIONS, 0.0).await;
 }
 

@@ -22,11 +22,14 @@ over_muxers_and_quic! {
 }
 
 async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxer) {
-    let server = Server::start_for(muxer, &[
-        "relay.reservation_ttl=10m",
-        "relay.circuit_duration_max=90s",
-        "relay.circuit_bytes_max=96KiB",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.reservation_ttl=10m",
+            "relay.circuit_duration_max=90s",
+            "relay.circuit_bytes_max=96KiB",
+        ],
+    );
     let peer = hop::connected(&server, muxer).await;
     let answer = hop::reserve(&peer, &server).await;
     assert_eq!(answer.status, hop::OK);
@@ -52,11 +55,14 @@ async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxe
 
 async fn a_renewal_does_not_count_twice(muxer: Muxer) {
     // At the cap, so that one that counted twice would be refused.
-    let server = Server::start_for(muxer, &[
-        "relay.reservations_max=1",
-        "relay.reservations_per_ip_max=1",
-        "relay.reservations_per_prefix_max=1",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.reservations_max=1",
+            "relay.reservations_per_ip_max=1",
+            "relay.reservations_per_prefix_max=1",
+        ],
+    );
     let peer = hop::connected(&server, muxer).await;
     for _ in 0..3 {
         hop::reserved(&peer, &server).await;

@@ -28,11 +28,14 @@ over_muxers_and_quic! {
 }
 
 async fn a_stalled_reader_does_not_stop_the_other_circuits(muxer: Muxer) {
-    let server = Server::start_for(muxer, &[
-        "relay.circuits_per_peer_max=256",
-        "relay.circuit_bytes_max=0",
-        "relay.circuit_duration_max=0",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.circuits_per_peer_max=256",
+            "relay.circuit_bytes_max=0",
+            "relay.circuit_duration_max=0",
+        ],
+    );
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let mut circuits = Vec::new();
     for _ in 0..LIVELY {

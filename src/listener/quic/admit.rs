@@ -104,9 +104,7 @@ impl Loop {
             timer: metrics.upgrade.started(now),
             until: now + self.server.timeout,
         };
-        let accepted = self
-            .endpoint
-            .accept(incoming, now, &mut self.buffer, None);
+        let accepted = self.endpoint.accept(incoming, now, &mut self.buffer, None);
         match accepted {
             Ok((ConnectionHandle(place), transport)) => {
                 let bell = Arc::clone(&self.server.inboxes[self.worker].bell);

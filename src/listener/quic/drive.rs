@@ -290,9 +290,7 @@ impl Loop {
                 return Turn::Blocked;
             }
             self.buffer.clear();
-            let made = slot
-                .connection
-                .transmit(now, segments, &mut self.buffer);
+            let made = slot.connection.transmit(now, segments, &mut self.buffer);
             let Some(transmit) = made else {
                 slot.sending = false;
                 return Turn::Done;

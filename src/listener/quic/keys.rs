@@ -20,7 +20,10 @@ impl Keys {
 
     /// Signs stateless resets.
     pub(super) fn reset(&self) -> ResetKey {
-        ResetKey(hmac::Key::new(hmac::HMAC_SHA256, &expand(&self.0, b"reset")))
+        ResetKey(hmac::Key::new(
+            hmac::HMAC_SHA256,
+            &expand(&self.0, b"reset"),
+        ))
     }
 
     /// Seals tokens.
@@ -84,11 +87,7 @@ impl AeadKey for OneToken {
             .map_err(|_| CryptoError)
     }
 
-    fn open<'a>(
-        &self,
-        data: &'a mut [u8],
-        additional: &[u8],
-    ) -> Result<&'a mut [u8], CryptoError> {
+    fn open<'a>(&self, data: &'a mut [u8], additional: &[u8]) -> Result<&'a mut [u8], CryptoError> {
         let nonce = aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN]);
         self.0
             .open_in_place(nonce, aead::Aad::from(additional), data)

@@ -66,7 +66,10 @@ impl Sockets {
             })
         };
         Ok(Self {
-            sockets: sockets.into_iter().map(register).collect::<io::Result<_>>()?,
+            sockets: sockets
+                .into_iter()
+                .map(register)
+                .collect::<io::Result<_>>()?,
             buffer: vec![0; MESSAGES * MESSAGE_MAX].into_boxed_slice(),
             metrics,
         })
@@ -78,7 +81,9 @@ impl Sockets {
 
     /// Whether the kernel may cut up what we send.
     pub(super) fn may_fragment(&self) -> bool {
-        self.sockets.iter().any(|socket| socket.state.may_fragment())
+        self.sockets
+            .iter()
+            .any(|socket| socket.state.may_fragment())
     }
 
     /// Datagrams that one call can send through any of the sockets.
