@@ -39,12 +39,17 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         lists: loaded.access_lists()?,
         token: loaded.admin_token()?,
         systems: server::open_asn_database(&loaded)?,
+        private_network: loaded.private_network()?,
     };
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
         let file = loaded.config.identity.key_file.display();
         tracing::info!(%file, "identity created");
+    }
+    if let Some(key) = &files.private_network {
+        let fingerprint = key.fingerprint();
+        tracing::info!(%fingerprint, "private network: only peers with the same key can connect");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -13,11 +13,12 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use self::inherited::Claim;
 
-pub use self::accept::{AcceptEvent, accept_loop};
+pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
 
 mod accept;
 mod inherited;
+pub mod memory;
 pub mod options;
 
 /// Connections that the kernel completes for us while a worker is busy. The
@@ -40,8 +41,15 @@ pub struct Listeners {
 /// [`accept_loop`] takes it.
 #[derive(Debug)]
 pub struct WorkerSocket {
-    socket: TcpListener,
+    source: Source,
     local: SocketAddr,
+}
+
+/// Where a worker's connections come from.
+#[derive(Debug)]
+enum Source {
+    Tcp(TcpListener),
+    Memory(memory::Queue),
 }
 
 /// Why a listen address could not be used. One line for the operator.
@@ -185,7 +193,8 @@ impl Listeners {
         for endpoint in self.endpoints {
             let local = endpoint.local;
             for (worker, socket) in by_worker.iter_mut().zip(endpoint.sockets) {
-                worker.push(WorkerSocket { socket, local });
+                let source = Source::Tcp(socket);
+                worker.push(WorkerSocket { source, local });
             }
         }
         by_worker

@@ -14,8 +14,9 @@ use crate::{
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
+    engine::private_network::PrivateKey,
     identity::Identity,
-    listener::{Inherited, Listeners},
+    listener::{Admission, Inherited, Listeners},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
@@ -40,6 +41,7 @@ pub(super) struct Files {
     pub(super) lists: AccessLists,
     pub(super) token: Option<String>,
     pub(super) systems: Option<AsnDatabase>,
+    pub(super) private_network: Option<PrivateKey>,
 }
 
 /// A server that has its sockets and its workers.
@@ -90,12 +92,19 @@ impl Server {
         let health = Health::new(count, clock::now());
         let listed = addresses.all();
         let buffers = Buffers::new(config.connections.buffers_max);
+        let context = context(
+            config, &identity, addresses, access, &buffers, &metrics, &store,
+        );
+        let limits = Limits::with_systems(&config.connections, files.systems);
         let shared = worker::Shared {
-            context: Arc::new(context(
-                config, &identity, addresses, access, &buffers, &metrics, &store,
-            )),
-            upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::with_systems(&config.connections, files.systems),
+            upgrade: Arc::new(upgrade_context(config, &identity, files.private_network)?),
+            admission: Arc::new(Admission {
+                limits: Arc::clone(&limits),
+                access: Arc::clone(&context.relay.access),
+                proxies: config.listen.proxy_protocol_from.clone(),
+            }),
+            context: Arc::new(context),
+            limits,
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
@@ -261,10 +270,15 @@ pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, 
         .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
-fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
+fn upgrade_context(
+    config: &Config,
+    identity: &Identity,
+    private: Option<PrivateKey>,
+) -> anyhow::Result<UpgradeContext> {
     let mut context = UpgradeContext::new(identity, &config.listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
+    context.private = private;
     Ok(context)
 }
 

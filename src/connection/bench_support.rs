@@ -16,6 +16,7 @@ use crate::engine::{
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Effects, Link, StreamKey, Untaken};
 
+use super::carrier::{WriteHalf, layer::Outbound};
 use super::egress::{CreditOverflow, Egress, signal};
 
 /// An egress with no connection around it.
@@ -34,7 +35,14 @@ impl LoneEgress {
         metrics: Arc<EgressMetrics>,
     ) -> Self {
         Self {
-            egress: Egress::new(muxer, Side::Listener, seal, socket, metrics),
+            egress: Egress::new(
+                muxer,
+                Side::Listener,
+                seal,
+                Outbound::default(),
+                WriteHalf::Tcp(socket),
+                metrics,
+            ),
             effects: Effects::default(),
         }
     }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::tcp::OwnedReadHalf, time::sleep_until};
+use tokio::time::sleep_until;
 
 use crate::clock;
 use crate::engine::{
@@ -33,6 +33,7 @@ use crate::state::{
 };
 
 use super::{
+    carrier::{Layers, ReadHalf, Socket, layer::Inbound},
     closed::Closed,
     context::{Context, Remote},
     egress::{Egress, signal},
@@ -71,7 +72,9 @@ pub(super) struct Hold {
 /// What an upgrade hands over.
 pub struct Handover {
     /// The socket, non-blocking.
-    pub socket: tokio::net::TcpStream,
+    pub socket: Socket,
+    /// What lies between it and the records.
+    pub layers: Layers,
     /// What was agreed on.
     pub muxer: Muxer,
     /// Which end we are.
@@ -91,7 +94,8 @@ pub struct Connection {
     pub(super) context: Arc<Context>,
     pub(super) remote: Remote,
     pub(super) egress: Arc<Egress>,
-    pub(super) reader: OwnedReadHalf,
+    pub(super) reader: ReadHalf,
+    pub(super) inbound: Inbound,
     pub(super) open: OpenKey,
     pub(super) demux: Demux,
     /// The beginning of a record whose end has not arrived.
@@ -131,6 +135,7 @@ impl Connection {
             upgraded.muxer,
             upgraded.side,
             upgraded.seal,
+            upgraded.layers.outbound,
             writer,
             Arc::clone(&context.metrics.egress),
         );
@@ -145,6 +150,7 @@ impl Connection {
             remote,
             egress,
             reader,
+            inbound: upgraded.layers.inbound,
             open: upgraded.open,
             demux: Demux::new(upgraded.muxer, upgraded.side),
             partial: Vec::new(),
