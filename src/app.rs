@@ -6,6 +6,7 @@
 
 mod access;
 pub mod cli;
+mod hosted;
 mod interfaces;
 pub mod logging;
 mod memory;
@@ -25,7 +26,9 @@ use multiaddr::Multiaddr;
 use crate::config::Loaded;
 use crate::identity::KeyFile;
 
+pub use hosted::{Hosted, Stop};
 use server::{Files, Server};
+use shutdown::Signals;
 
 /// Runs the server until it is told to stop.
 ///
@@ -35,12 +38,7 @@ use server::{Files, Server};
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     // Files that the operator wrote come first: nothing is made before them.
-    let files = Files {
-        lists: loaded.access_lists()?,
-        token: loaded.admin_token()?,
-        systems: server::open_asn_database(&loaded)?,
-        private_network: loaded.private_network()?,
-    };
+    let files = Files::read(&loaded)?;
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
@@ -57,7 +55,8 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     runtime.block_on(async {
         let server = Server::start(&loaded, identity, files).await?;
         banner(&server)?;
-        server.run().await
+        server.run(Signals::listen()?).await;
+        Ok(())
     })
 }
 

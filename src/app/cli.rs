@@ -318,7 +318,10 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Some(key) => format!("# private network: {}\n", key.fingerprint()),
         None => String::new(),
     };
-    print(&format!("# identity: {identity}\n{network}{}", loaded.render()))
+    print(&format!(
+        "# identity: {identity}\n{network}{}",
+        loaded.render()
+    ))
 }
 
 fn show_identity(path: &Path, identity: &Identity) -> anyhow::Result<()> {

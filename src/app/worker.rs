@@ -57,7 +57,8 @@ pub(super) fn start(
         .spawn(move || runtime.block_on(run(sockets, heartbeat, shared)))
 }
 
-async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
+/// A worker's life, on its own thread or on the one that calls.
+pub(super) async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
     observe_pool(
         Arc::clone(&shared.context.metrics.pools),
         Arc::clone(&shared.buffers),

@@ -62,9 +62,18 @@ fn read(path: &Path) -> Result<PrivateKey, String> {
 /// what somebody set that cannot be.
 pub(super) fn fit(loaded: &mut Loaded, environment: &Environment) -> Vec<Fault> {
     let forced = environment.get(FORCED).is_some_and(|value| value == "1");
-    if loaded.config.private_network.key_file.as_os_str().is_empty() {
+    if loaded
+        .config
+        .private_network
+        .key_file
+        .as_os_str()
+        .is_empty()
+    {
         let reason = format!("the environment has {FORCED}=1, which forbids to run without a key");
-        return forced.then(|| loaded.fault(KEY, reason)).into_iter().collect();
+        return forced
+            .then(|| loaded.fault(KEY, reason))
+            .into_iter()
+            .collect();
     }
     let quic = |part: &Protocol<'_>| matches!(part, Protocol::QuicV1 | Protocol::Quic);
     let has_quic = |address: &Multiaddr| address.iter().any(|part| quic(&part));
@@ -72,7 +81,11 @@ pub(super) fn fit(loaded: &mut Loaded, environment: &Environment) -> Vec<Fault> 
         return Vec::new();
     }
     if matches!(loaded.origin(ADDRESSES), Origin::Default) {
-        loaded.config.listen.addresses.retain(|address| !has_quic(address));
+        loaded
+            .config
+            .listen
+            .addresses
+            .retain(|address| !has_quic(address));
         let origin = Origin::Derived(KEY.to_owned());
         loaded.derived.insert(ADDRESSES, origin);
         loaded.notes.push(format!(

@@ -235,7 +235,11 @@ impl Egress {
                 state.reserve(64);
                 frames::go_away(self.muxer, code, &mut state.batch);
                 if state.layered {
-                    state.asides.get_or_insert_default().close.get_or_insert(CLOSE_NORMAL);
+                    state
+                        .asides
+                        .get_or_insert_default()
+                        .close
+                        .get_or_insert(CLOSE_NORMAL);
                 }
             }
         }

@@ -105,7 +105,10 @@ impl PrivateKey {
         hash.update(&stream);
         let mut fingerprint = [0; 16];
         hash.finalize_xof().read(&mut fingerprint);
-        fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+        fingerprint
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The cipher of the direction that begins with `nonce`.
@@ -154,7 +157,9 @@ fn base16(digits: &[u8], key: &mut [u8; KEY_LEN]) -> Result<(), KeyFileError> {
     for (byte, pair) in key.iter_mut().zip(pairs) {
         let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
         let value = high.zip(low).map(|(high, low)| high << 4 | low);
-        *byte = value.and_then(|value| u8::try_from(value).ok()).ok_or(FAULT)?;
+        *byte = value
+            .and_then(|value| u8::try_from(value).ok())
+            .ok_or(FAULT)?;
     }
     Ok(())
 }

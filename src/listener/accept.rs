@@ -82,7 +82,10 @@ impl Admission {
             AcceptEvent::Denied
         })?;
         let now = clock::now();
-        let proxied = self.proxies.iter().any(|range| range.contains(&remote.ip()));
+        let proxied = self
+            .proxies
+            .iter()
+            .any(|range| range.contains(&remote.ip()));
         let admitted = if proxied {
             self.limits.admit_unplaced()
         } else {

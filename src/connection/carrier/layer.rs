@@ -152,11 +152,7 @@ impl Inbound {
     /// # Errors
     /// [`LayerError`]: there is nothing more to come.
     #[inline]
-    pub fn decode(
-        &mut self,
-        bytes: &mut [u8],
-        asides: &mut Asides,
-    ) -> Result<Decoded, LayerError> {
+    pub fn decode(&mut self, bytes: &mut [u8], asides: &mut Asides) -> Result<Decoded, LayerError> {
         let mut all = Decoded {
             length: bytes.len(),
             ended: false,
