@@ -16,8 +16,11 @@ use crate::engine::{
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Effects, Link, StreamKey, Untaken};
 
-use super::carrier::{WriteHalf, layer::Outbound};
-use super::egress::{CreditOverflow, Egress, signal};
+use super::{
+    carrier::{WriteHalf, layer::Outbound},
+    egress::{CreditOverflow, Egress, signal},
+    session::Sending,
+};
 
 /// An egress with no connection around it.
 pub struct LoneEgress {
