@@ -6,6 +6,8 @@
 //! layer and counted in the pool. What the receiving side of a layer wants its
 //! sending side to say goes as [`Asides`], which hold one of a kind.
 
+use smallvec::SmallVec;
+
 use crate::engine::private_network::{Cipher, Spent};
 
 /// Most layers: TLS, WebSocket, private network.
@@ -81,11 +83,11 @@ impl Asides {
 
 /// The receiving sides of a connection's layers.
 #[derive(Default)]
-pub struct Inbound(Option<Box<Vec<Decoder>>>);
+pub struct Inbound(Option<Box<SmallVec<[Decoder; 1]>>>);
 
 /// The sending sides of a connection's layers.
 #[derive(Default)]
-pub struct Outbound(Option<Box<Vec<Encoder>>>);
+pub struct Outbound(Option<Box<SmallVec<[Encoder; 1]>>>);
 
 impl Decoder {
     /// How many bytes it keeps of what it could not decode.
@@ -123,6 +125,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`LayerError`]: nothing more can be sent.
+    #[expect(clippy::ptr_arg, reason = "a layer that frames needs another length")]
     pub fn encode(&mut self, bytes: &mut Vec<u8>, _asides: &mut Asides) -> Result<(), LayerError> {
         match self {
             Self::Private(cipher) => Ok(cipher.apply(bytes)?),
