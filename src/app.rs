@@ -7,6 +7,7 @@
 mod access;
 pub mod cli;
 mod hosted;
+mod housekeeping;
 mod interfaces;
 pub mod logging;
 mod memory;

@@ -189,9 +189,11 @@ impl Peer {
         let begun = std::time::Instant::now();
         loop {
             while let Ok(event) = self.events.try_recv() {
-                if let SwarmEvent::Behaviour(BehaviourEvent::Identify(
-                    identify::Event::Received { peer_id, info, .. },
-                )) = event
+                if let SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    peer_id,
+                    info,
+                    ..
+                })) = event
                     && peer_id == server
                 {
                     return info.observed_addr;
