@@ -579,7 +579,7 @@ mod tests {
     #[test]
     fn listen_addresses_are_ip_and_tcp_and_each_once() {
         for address in [
-            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/udp/4001",
             "/dns4/localhost/tcp/4001",
             "/ip4/0.0.0.0",
             "/ip4/0.0.0.0/tcp/4001/ws",

@@ -14,6 +14,9 @@ const CAUSES: &[&str] = &[
     "timeout",
     "eof",
     "io",
+    "proxy",
+    "private_network",
+    "unread",
     "multistream",
     "noise",
     "identity",
@@ -21,6 +24,7 @@ const CAUSES: &[&str] = &[
     "record",
     "muxer",
     "quic",
+    "refused",
     "abandoned",
 ];
 

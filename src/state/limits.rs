@@ -157,7 +157,9 @@ impl Limits {
         exempt: bool,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
-        self.enter(remote, exempt, Some(&self.sockets), now)
+        let mut permit = self.admit_unplaced()?;
+        permit.origin = self.origin(remote, exempt, now)?;
+        Ok(permit)
     }
 
     /// As [`Self::admit`], for a connection that shares its socket with others
@@ -173,16 +175,22 @@ impl Limits {
         exempt: bool,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
-        self.enter(remote, exempt, None, now)
+        let mut permit = self.enter(None)?;
+        permit.origin = self.origin(remote, exempt, now)?;
+        Ok(permit)
     }
 
-    fn enter(
-        self: &Arc<Self>,
-        remote: SocketAddr,
-        exempt: bool,
-        sockets: Option<&Arc<Capacity>>,
-        now: Instant,
-    ) -> Result<SocketPermit, Refusal> {
+    /// Decides about a socket of which is not known yet where it comes from: it
+    /// counts in the totals only, until [`SocketPermit::place`].
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, sockets, transient.
+    pub fn admit_unplaced(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
+        self.enter(Some(&self.sockets))
+    }
+
+    fn enter(self: &Arc<Self>, sockets: Option<&Arc<Capacity>>) -> Result<SocketPermit, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining);
         }
@@ -191,54 +199,53 @@ impl Limits {
             .map(|sockets| sockets.try_reserve().ok_or(Refusal::Sockets))
             .transpose()?;
         let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
-        let origin = Origin::of(remote.ip())
-            .filter(|_| !exempt)
-            .map(|origin| self.origins.admit(origin, remote.ip(), now))
-            .transpose()?;
         Ok(SocketPermit {
             limits: Arc::clone(self),
             total,
             socket,
             _transient: transient,
-            origin,
-        })
-    }
-
-    /// Decides about a handshake whose sender's address may be forged: it counts
-    /// in the totals only, until [`SocketPermit::locate`] tells where it is from.
-    ///
-    /// # Errors
-    ///
-    /// The first limit that is met: total, transient.
-    pub fn admit_unlocated(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining);
-        }
-        let total = self.total.try_reserve().ok_or(Refusal::Total)?;
-        let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
-        Ok(SocketPermit {
-            limits: Arc::clone(self),
-            total,
-            socket: None,
-            _transient: transient,
             origin: None,
         })
     }
 
+    /// As [`Self::admit_shared`], for a sender whose address may be forged: it
+    /// counts in the totals only, until [`SocketPermit::place`].
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, transient.
+    pub fn admit_shared_unplaced(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
+        self.enter(None)
+    }
+
     /// Whether a socket from there would be admitted by where it comes from.
     /// Counts nothing.
-    pub fn would_locate(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
-        let Some(origin) = Origin::of(remote.ip()).filter(|_| !exempt) else {
-            return true;
-        };
-        let admitted = self.origins.admit(origin, remote.ip(), now);
-        admitted.map(OriginPermit::undo).is_ok()
+    pub fn would_place(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
+        match self.origin(remote, exempt, now) {
+            Ok(permit) => {
+                permit.into_iter().for_each(OriginPermit::undo);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Sockets that have not authenticated.
     #[must_use]
     pub fn transient(&self) -> Level {
         Level::of(&self.transient)
+    }
+
+    fn origin(
+        &self,
+        remote: SocketAddr,
+        exempt: bool,
+        now: Instant,
+    ) -> Result<Option<OriginPermit>, Refusal> {
+        Origin::of(remote.ip())
+            .filter(|_| !exempt)
+            .map(|origin| self.origins.admit(origin, remote.ip(), now))
+            .transpose()
     }
 
     /// Refuses everything from now on; what was admitted stays.
@@ -272,24 +279,20 @@ impl Limits {
 }
 
 impl SocketPermit {
-    /// The sender has shown that it is where it said: counts it there.
+    /// Has the socket count for where it comes from, as [`Limits::admit`] does,
+    /// once that is known.
     ///
     /// # Errors
     ///
-    /// The first limit that is met: autonomous system, network, site, host.
-    pub fn locate(
-        &mut self,
+    /// The first limit by address that is met; the socket counts nowhere then.
+    pub fn place(
+        mut self,
         remote: SocketAddr,
         exempt: bool,
         now: Instant,
-    ) -> Result<(), Refusal> {
-        if self.origin.is_none() {
-            self.origin = Origin::of(remote.ip())
-                .filter(|_| !exempt)
-                .map(|origin| self.limits.origins.admit(origin, remote.ip(), now))
-                .transpose()?;
-        }
-        Ok(())
+    ) -> Result<Self, Refusal> {
+        self.origin = self.limits.origin(remote, exempt, now)?;
+        Ok(self)
     }
 
     /// The peer has shown who it is: its transient place goes to the next. An

@@ -28,6 +28,7 @@ use crate::config::Transport;
 use crate::{
     clock,
     config::{AccessLists, Config},
+    connection::carrier::Layers,
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
@@ -234,7 +235,8 @@ impl Server {
                 transport: Transport::Tcp,
             },
             Handover {
-                socket: accepted,
+                socket: accepted.into(),
+                layers: Layers::default(),
                 muxer,
                 side: Side::Listener,
                 seal: SealKey::new(FROM_SERVER),

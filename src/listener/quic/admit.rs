@@ -47,10 +47,13 @@ impl Loop {
         let admitted = if shown {
             limits.admit_shared(remote, exempt, now)
         } else {
-            limits.admit_unlocated()
+            limits.admit_shared_unplaced()
         };
         match admitted {
-            Ok(permit) => self.begin(incoming, permit, socket, now),
+            Ok(permit) => {
+                let entrance = self.entrance(permit, shown, now);
+                self.begin(incoming, entrance, socket, now);
+            }
             Err(refusal) => {
                 tracing::debug!(%remote, limit = refusal.label(), %refusal, "handshake refused");
                 self.refused(refusal);
@@ -69,7 +72,7 @@ impl Loop {
     fn asks_first(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
         let limits = &self.server.limits;
         let transient = limits.transient();
-        transient.taken * RETRY_FROM >= transient.max || !limits.would_locate(remote, exempt, now)
+        transient.taken * RETRY_FROM >= transient.max || !limits.would_place(remote, exempt, now)
     }
 
     fn ask_for_token(&mut self, incoming: Incoming, socket: usize) {
@@ -96,14 +99,18 @@ impl Loop {
         }
     }
 
-    fn begin(&mut self, incoming: Incoming, permit: SocketPermit, socket: usize, now: Instant) {
+    fn entrance(&self, permit: SocketPermit, placed: bool, now: Instant) -> Entrance {
         let metrics = &self.server.context.metrics;
-        let entrance = Entrance {
+        Entrance {
             permit,
+            placed,
             _guard: metrics.listener.socket_accepted(),
             timer: metrics.upgrade.started(now),
             until: now + self.server.timeout,
-        };
+        }
+    }
+
+    fn begin(&mut self, incoming: Incoming, entrance: Entrance, socket: usize, now: Instant) {
         let accepted = self.endpoint.accept(incoming, now, &mut self.buffer, None);
         match accepted {
             Ok((ConnectionHandle(place), transport)) => {
@@ -165,11 +172,18 @@ impl Loop {
         let access = &context.relay.access;
         let exempt = access.standing(&peer, address.ip()).uncapped;
         let Entrance {
-            mut permit, timer, ..
+            permit,
+            placed,
+            timer,
+            ..
         } = *entrance;
         timer.completed(labels(address), now);
-        let located = permit.locate(address, exempt, now);
-        match located.and_then(|()| permit.authenticated(&peer, exempt)) {
+        let permit = if placed {
+            Ok(permit)
+        } else {
+            permit.place(address, exempt, now)
+        };
+        match permit.and_then(|permit| permit.authenticated(&peer, exempt)) {
             Ok(permit) => {
                 let labels = labels(address);
                 let guard = context.metrics.connections.opened(labels, clock::now());

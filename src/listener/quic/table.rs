@@ -37,6 +37,8 @@ pub(super) struct Slot {
 /// A handshake under way.
 pub(super) struct Entrance {
     pub(super) permit: SocketPermit,
+    /// The permit counts for where the peer comes from.
+    pub(super) placed: bool,
     /// Counts it as under way.
     pub(super) _guard: SocketGuard,
     pub(super) timer: UpgradeTimer,
