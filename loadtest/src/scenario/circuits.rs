@@ -248,7 +248,7 @@ async fn set_up(
     let (ready_in, mut ready) = mpsc::channel(usize::from(circuits));
     let mut ends = Ends::new();
     for pair in 0..pairs {
-        let (target, target_id) = Peer::generate().map(|peer| {
+        let (target, target_id) = Peer::generate(bench.stack).map(|peer| {
             let id = peer.id();
             (peer, id)
         })?;
