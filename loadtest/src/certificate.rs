@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use libp2p::websocket::tls;
+use libp2p_websocket::tls;
 use quinn::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
@@ -77,7 +77,9 @@ pub(crate) fn own_pem() -> Option<String> {
 /// When there is none in it.
 pub(crate) fn trust(file: &Path) -> anyhow::Result<()> {
     let pem = fs::read_to_string(file);
-    let trusted = pem.map_err(anyhow::Error::from).and_then(|pem| trust_pem(&pem));
+    let trusted = pem
+        .map_err(anyhow::Error::from)
+        .and_then(|pem| trust_pem(&pem));
     trusted.with_context(|| format!("cannot trust {}", file.display()))
 }
 

@@ -231,21 +231,12 @@ impl Helper {
     ///
     /// # Errors
     /// When the child does not start.
-    pub(crate) async fn knock(
-        bench: Bench,
-        count: u32,
-        concurrency: u16,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn knock(bench: Bench, count: u32, concurrency: u16) -> anyhow::Result<Self> {
         let concurrency = format!("--concurrency={concurrency}");
         Self::start("knock", bench, count, &[concurrency]).await
     }
 
-    async fn start(
-        verb: &str,
-        bench: Bench,
-        count: u32,
-        more: &[String],
-    ) -> anyhow::Result<Self> {
+    async fn start(verb: &str, bench: Bench, count: u32, more: &[String]) -> anyhow::Result<Self> {
         let pid = bench
             .server
             .context("the server's process is not known")?

@@ -108,7 +108,10 @@ impl Connection {
         peer: &Peer,
         source: Option<SocketAddr>,
     ) -> anyhow::Result<(PeerId, Self)> {
-        let config = peer.quic.clone().context("peer was made for another stack")?;
+        let config = peer
+            .quic
+            .clone()
+            .context("peer was made for another stack")?;
         let witness = Witness::default();
         let noticing = Arc::clone(&witness);
         let (remote, muxer) = quic::dial(target.socket, source, config, noticing).await?;
@@ -146,7 +149,10 @@ impl Connection {
                     .upgrade_outbound(socket, info)
                     .await
                     .context("noise handshake")?;
-                (remote, multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?)
+                (
+                    remote,
+                    multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?,
+                )
             }
             Security::Tls => {
                 let tls = peer.tls()?;
@@ -158,7 +164,10 @@ impl Connection {
                     .upgrade_outbound(socket, info)
                     .await
                     .context("tls handshake")?;
-                (remote, multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?)
+                (
+                    remote,
+                    multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?,
+                )
             }
         };
         let connection = Self {

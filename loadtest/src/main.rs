@@ -268,3 +268,15 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
     )
     .context("cannot raise the descriptor limit")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -231,8 +231,7 @@ mod tests {
 
     #[test]
     fn several_rounds_are_told_by_their_medians() {
-        let round =
-            |p99: f64| report(ScenarioName::Flood, "tcp").lower("p99", "us", p99);
+        let round = |p99: f64| report(ScenarioName::Flood, "tcp").lower("p99", "us", p99);
         let rounds = vec![
             round(3.0),
             round(90.0),

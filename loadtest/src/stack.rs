@@ -197,7 +197,14 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said() {
-        for text in ["", "udp", "tcp/ssl", "tcp/tls/h2", "tcp/tls/yamux/x", "quic/tls"] {
+        for text in [
+            "",
+            "udp",
+            "tcp/ssl",
+            "tcp/tls/h2",
+            "tcp/tls/yamux/x",
+            "quic/tls",
+        ] {
             assert!(text.parse::<Way>().is_err(), "{text}");
         }
         let error = "tcp/ssl".parse::<Way>().unwrap_err().to_string();

@@ -202,10 +202,7 @@ impl StreamMuxer for QuicMuxer {
     }
 
     /// The farewell is sent by the socket's own task; nothing is left to wait for.
-    fn poll_close(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Result<(), ConnectionError>> {
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         self.connection.close(VarInt::from_u32(0), &[]);
         Poll::Ready(Ok(()))
     }

@@ -19,8 +19,8 @@ use libp2p::{
         transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
     },
     tcp::tokio::TcpStream,
-    websocket,
 };
+use libp2p_websocket as websocket;
 use tokio::net::TcpSocket;
 
 use crate::{address::Target, certificate};
@@ -99,11 +99,7 @@ impl Transport for Dialer {
         false
     }
 
-    fn dial(
-        &mut self,
-        _: Multiaddr,
-        _: DialOpts,
-    ) -> Result<Self::Dial, TransportError<io::Error>> {
+    fn dial(&mut self, _: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         Ok(self.0.connect().boxed())
     }
 

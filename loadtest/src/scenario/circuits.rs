@@ -30,6 +30,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Circuits in all
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=8192))]

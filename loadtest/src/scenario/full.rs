@@ -146,8 +146,18 @@ async fn measure(options: &Options, plan: Plan, hosted: &Hosted) -> anyhow::Resu
     if let Some(percent) = idle.cpu_percent() {
         report = report.at_most(IDLE_PERCENT, "server idle cpu", "% core", percent);
     }
-    report = goals(report, over_tcp.stack, each(empty, with_tcp, plan.tcp), "tcp");
-    report = goals(report, over_quic.stack, each(with_tcp, with_all, plan.quic), "quic");
+    report = goals(
+        report,
+        over_tcp.stack,
+        each(empty, with_tcp, plan.tcp),
+        "tcp",
+    );
+    report = goals(
+        report,
+        over_quic.stack,
+        each(with_tcp, with_all, plan.quic),
+        "quic",
+    );
     report = report
         .higher("peers held", "", held)
         .lower("server rss, nobody", "MiB", as_f64(empty) / 1024.0)

@@ -19,6 +19,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Waystation's program; beside this one unless given
     #[arg(long)]

@@ -27,8 +27,9 @@ use libp2p::{
     core::upgrade::{SelectUpgrade, Version},
     identify, identity, kad, ping, relay,
     swarm::{NetworkBehaviour, SwarmEvent},
-    tcp, websocket, yamux,
+    tcp, yamux,
 };
+use libp2p_websocket as websocket;
 use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use security::Securities;
 use tokio::signal::unix::{SignalKind, signal};
@@ -98,9 +99,7 @@ fn read_certificate(
     Ok(websocket::tls::Config::new(key, [certificate])?)
 }
 
-fn build(
-    certificate: Option<websocket::tls::Config>,
-) -> Result<Swarm<Behaviour>, Box<dyn Error>> {
+fn build(certificate: Option<websocket::tls::Config>) -> Result<Swarm<Behaviour>, Box<dyn Error>> {
     let muxers = || {
         let mut yamux = yamux::Config::default();
         yamux.set_max_num_streams(STREAMS_MAX);
