@@ -142,7 +142,7 @@ async fn measure(
     json: bool,
 ) -> anyhow::Result<Report> {
     let listen = Listen::on_loopback([stack.transport]);
-    let settings = lifted_limits(connections_possible()?);
+    let settings = lifted_limits(connections_possible(stack)?);
     let server = Running::start(kind, program, &listen, &settings).await?;
     let bench = Bench {
         target: server.target(stack.transport)?,

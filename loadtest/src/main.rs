@@ -132,7 +132,7 @@ impl ServerOptions {
     }
 
     async fn start(&self, json: bool) -> anyhow::Result<(Bench, Option<Running>)> {
-        let settings = lifted_limits(connections_possible()?);
+        let settings = lifted_limits(connections_possible(self.stack)?);
         let program = program(None, "waystation")?;
         let listen = Listen::on_loopback([self.stack.transport]);
         let server = Running::start(Kind::Waystation, &program, &listen, &settings).await?;

@@ -26,7 +26,7 @@ use crate::{
     address::{Target, listen_address},
     certificate::Files,
     procfs,
-    stack::Transport,
+    stack::{Stack, Transport},
 };
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -153,14 +153,18 @@ pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
     settings
 }
 
-/// As many connections as a server started from here has descriptors for.
+/// As many connections as a server started from here has descriptors for, or a common
+/// host has memory for where they take none.
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub(crate) fn connections_possible() -> anyhow::Result<u64> {
-    const MOST: u64 = 100_000;
+pub(crate) fn connections_possible(stack: Stack) -> anyhow::Result<u64> {
+    const MOST: u64 = 60_000;
     // Listeners, files, and what the server keeps free.
     const SPARE: u64 = 500;
+    if !stack.takes_descriptors() {
+        return Ok(MOST);
+    }
     Ok(procfs::own_descriptors_max()?
         .saturating_sub(SPARE)
         .clamp(1, MOST))

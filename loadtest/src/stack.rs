@@ -31,7 +31,7 @@ pub(crate) enum Muxer {
 }
 
 /// As on the command line.
-pub(crate) fn name(value: impl ValueEnum) -> String {
+pub(crate) fn name<T: ValueEnum>(value: &T) -> String {
     let value = value.to_possible_value();
     value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
@@ -100,9 +100,9 @@ impl Stack {
     /// The arguments that make a child's stack this one.
     pub(crate) fn arguments(self) -> Vec<String> {
         let mut arguments = vec![
-            format!("--transport={}", name(self.transport)),
-            format!("--security={}", name(self.security)),
-            format!("--muxer={}", name(self.muxer)),
+            format!("--transport={}", name(&self.transport)),
+            format!("--security={}", name(&self.security)),
+            format!("--muxer={}", name(&self.muxer)),
             format!("--keep-alive={}", self.keep_alive_seconds()),
         ];
         arguments.extend(self.lazy.then(|| "--lazy".to_owned()));
@@ -129,11 +129,11 @@ impl PartialEq for Way {
 
 impl fmt::Display for Way {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let transport = name(self.transport);
+        let transport = name(&self.transport);
         if self.transport == Transport::Quic {
             return formatter.write_str(&transport);
         }
-        let (security, muxer) = (name(self.security), name(self.muxer));
+        let (security, muxer) = (name(&self.security), name(&self.muxer));
         write!(formatter, "{transport}/{security}/{muxer}")
     }
 }
@@ -170,7 +170,7 @@ impl FromStr for Way {
 
 fn part<T: ValueEnum>(text: &str) -> anyhow::Result<T> {
     T::from_str(text, false).map_err(|_| {
-        let known = T::value_variants().iter().cloned().map(name);
+        let known = T::value_variants().iter().map(name);
         anyhow::anyhow!(
             "{text:?} is none of {}",
             known.collect::<Vec<_>>().join(", ")

@@ -72,7 +72,7 @@ const GAUGES: [&str; 6] = [
 /// # Errors
 /// When a peer is refused or cut, or a gauge does not come back to zero.
 pub(crate) async fn run(options: &Options, progress: bool) -> anyhow::Result<Report> {
-    let settings = lifted_limits(connections_possible()?);
+    let settings = lifted_limits(connections_possible(options.hosted.stack)?);
     let hosted = Hosted::start(&options.hosted, &settings, progress).await?;
     let measured = measure(options, &hosted).await;
     let report = hosted.explain(measured)?;

@@ -77,7 +77,7 @@ const CONNECTIONS: &str = "waystation_connections";
 /// # Errors
 /// When a circuit that is timed or one that stalls is cut, or something is left behind.
 pub(crate) async fn run(options: &Options, progress: bool) -> anyhow::Result<Report> {
-    let settings = lifted_limits(connections_possible()?);
+    let settings = lifted_limits(connections_possible(options.hosted.stack)?);
     let hosted = Hosted::start(&options.hosted, &settings, progress).await?;
     let measured = measure(options, &hosted).await;
     let report = hosted.explain(measured)?;
