@@ -164,7 +164,7 @@ impl QuicEgress {
         while let Some(event) = state.transport.poll() {
             match event {
                 Event::ConnectionLost { reason } => turn.lost = Some(reason),
-                Event::Stream(event) => state.on_stream(event, turn, effects),
+                Event::Stream(event) => state.on_stream(&event, turn, effects),
                 Event::HandshakeDataReady
                 | Event::Connected
                 | Event::DatagramReceived
@@ -260,8 +260,8 @@ impl QuicEgress {
 }
 
 impl State {
-    fn on_stream(&mut self, event: StreamEvent, turn: &mut Turn, effects: &mut Effects) {
-        match event {
+    fn on_stream(&mut self, event: &StreamEvent, turn: &mut Turn, effects: &mut Effects) {
+        match *event {
             StreamEvent::Opened { dir: Dir::Bi } => {
                 while let Some(stream) = self.transport.streams().accept(Dir::Bi) {
                     turn.items.push(Item::Opened(id_of(stream)));

@@ -84,7 +84,7 @@ impl Loop {
     /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
         let mut sleep = pin!(sleep_until(clock::now().into()));
-        poll_fn(|task| self.poll(task, sleep.as_mut())).await
+        poll_fn(|task| self.poll(task, sleep.as_mut())).await;
     }
 
     fn poll(&mut self, task: &mut TaskContext<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<()> {
@@ -199,7 +199,7 @@ impl Loop {
     /// the socket is full it is lost.
     pub(super) fn respond(&mut self, socket: usize, transmit: quinn_proto::Transmit) {
         if !self.sockets.is_full(socket) {
-            self.sockets.send(socket, transmit, &mut self.buffer);
+            self.sockets.send(socket, transmit, &self.buffer);
         }
     }
 
@@ -281,7 +281,7 @@ impl Loop {
     }
 
     fn send_for(&mut self, place: usize, now: Instant) -> Turn {
-        let segments = self.sockets.segments().min(SEND_MAX / SEGMENT).max(1);
+        let segments = self.sockets.segments().clamp(1, SEND_MAX / SEGMENT);
         for _ in 0..SENDS_PER_TURN {
             let Some(slot) = self.table.get_mut(place) else {
                 return Turn::Done;
@@ -302,7 +302,7 @@ impl Loop {
                 // Of a path that is being left; lost, as on the way.
                 continue;
             }
-            self.sockets.send(socket, transmit, &mut self.buffer);
+            self.sockets.send(socket, transmit, &self.buffer);
         }
         Turn::More
     }

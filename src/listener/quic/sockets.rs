@@ -167,7 +167,7 @@ impl Sockets {
         &mut self,
         index: usize,
         transmit: quinn_proto::Transmit,
-        buffer: &mut Vec<u8>,
+        buffer: &[u8],
     ) -> Sent {
         if self.send_now(index, &transmit, &buffer[..transmit.size]) {
             return Sent::Done;
