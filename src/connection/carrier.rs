@@ -89,8 +89,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         self.say_asides()
     }
 
+    /// Whether there is no layer yet.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.layers.inbound.is_empty()
+    }
+
     /// Reads once, or until the layers have something for us: how many bytes
-    /// are at the front of `buffer`. 0 is the end.
+    /// are at the front of `buffer`, which is longer than what layers keep. 0 is
+    /// the end.
     ///
     /// # Errors
     /// [`CarrierError`]; there is nothing more to come.
@@ -101,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     ) -> Poll<Result<usize, CarrierError>> {
         loop {
             let kept = self.layers.inbound.kept();
+            debug_assert!(kept < buffer.len(), "a read of nothing is no end");
             let mut read = ReadBuf::new(&mut buffer[kept..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             let count = read.filled().len();

@@ -105,6 +105,7 @@ impl Responder {
                 })
                 .map_err(|error| self.rules.fault(error))?;
             let Some((answer, used)) = next else {
+                self.assembler.may_begin(self.rules.greeted)?;
                 return Ok(Negotiation::NeedMore);
             };
             consumed += used;
@@ -222,6 +223,7 @@ impl Dialer {
                 .assembler
                 .next(&input[consumed..], |message| Answer::of(message, proposed))?;
             let Some((answer, used)) = next else {
+                self.assembler.may_begin(self.greeted)?;
                 return Ok(Reply::NeedMore);
             };
             consumed += used;
@@ -264,6 +266,17 @@ struct Assembler {
 }
 
 impl Assembler {
+    /// Looks whether what is held can become the header, if that is what has to
+    /// come: who speaks something else is not waited for until its first byte,
+    /// taken for a length, is filled.
+    fn may_begin(&self, greeted: bool) -> Result<(), NegotiateError> {
+        if greeted || multistream::HEADER_MESSAGE.starts_with(&self.partial) {
+            Ok(())
+        } else {
+            Err(NegotiateError::OutOfOrder)
+        }
+    }
+
     /// Gives `read` the next message; returns what it said and how much of
     /// `input` the message took. `None` if all of `input` was kept instead.
     fn next<R>(
@@ -368,6 +381,24 @@ mod tests {
 
     fn fails(input: &[u8]) -> NegotiateError {
         respond(input).outcome.unwrap_err()
+    }
+
+    #[test]
+    fn what_cannot_become_the_header_is_not_waited_for() {
+        let header = multistream::HEADER_MESSAGE;
+        for length in 1..header.len() {
+            let mut responder = Responder::new();
+            let begun = responder.handle_input(&header[..length], &OFFERED, &mut Vec::new());
+            assert_eq!(begun, Ok(Negotiation::NeedMore));
+            // 80 as a length is not filled by a header of the PROXY protocol.
+            let mut other = header[..length - 1].to_vec();
+            other.push(b'P');
+            let mut responder = Responder::new();
+            let begun = responder.handle_input(&other, &OFFERED, &mut Vec::new());
+            assert_eq!(begun, Err(NegotiateError::OutOfOrder), "{length}");
+            let mut dialer = Dialer::propose("/a", &mut Vec::new());
+            assert_eq!(dialer.handle_input(&other), Err(NegotiateError::OutOfOrder));
+        }
     }
 
     #[test]
