@@ -14,4 +14,6 @@ pub mod handshake;
 pub mod muxer;
 pub mod negotiate;
 pub mod record;
+pub mod security;
+pub mod tls;
 pub mod token_bucket;

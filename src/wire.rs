@@ -14,6 +14,7 @@ pub mod multistream;
 pub mod noise;
 pub mod protobuf;
 pub mod relay;
+pub mod tls;
 pub mod varint;
 pub mod yamux;
 

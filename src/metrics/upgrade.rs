@@ -16,6 +16,8 @@ const CAUSES: &[&str] = &[
     "io",
     "multistream",
     "noise",
+    "tls",
+    "certificate",
     "identity",
     "signature",
     "record",

@@ -87,10 +87,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
                 return Poll::Ready(Err(UpgradeError::Eof));
             }
             output.clear();
-            if let Progress::Established(established) =
-                self.handshake.handle_input(bytes, output)?
-            {
-                self.established = Some(established);
+            match self.handshake.handle_input(bytes, output) {
+                Ok(Progress::Established(established)) => self.established = Some(established),
+                Ok(Progress::NeedMore) => {}
+                Err(error) => {
+                    if error.leaves_alert() && self.unsent.is_empty() {
+                        // Owed to nobody: what the socket does not take is lost.
+                        let _ = write_now(self.socket, output, cx);
+                    }
+                    return Poll::Ready(Err(error.into()));
+                }
             }
             let sent = if self.unsent.is_empty() {
                 write_now(self.socket, output, cx)?
