@@ -18,10 +18,18 @@ pub struct Batch {
     open: usize,
     frames: u32,
     framing: Framing,
+    /// A new key is to be taken before anything of this is sealed.
+    renews: bool,
+    /// Nothing follows behind this.
+    closes: bool,
 }
 
 /// What stands before a plaintext is sealed, and what it leaves room for.
 const ZEROS: [u8; 17] = [0; 17];
+
+/// Room for what the record layer itself may have to say when it is sealed: two
+/// new keys and a goodbye.
+const OWN_RECORDS_LEN: usize = 96;
 
 impl Batch {
     /// An empty batch of Noise records that fills `buffer`, whose contents are
@@ -51,11 +59,23 @@ impl Batch {
         std::mem::replace(self, empty)
     }
 
-    /// Whether nothing has been appended.
+    /// Whether there is nothing to seal.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.buffer.is_empty() && !self.renews && !self.closes
+    }
+
+    /// Has what is in here, and what follows, sealed with a new key, and the
+    /// peer told so. Asked twice before it is sealed, it is done once.
+    pub fn renew_key(&mut self) {
+        self.renews = self.framing == Framing::TLS;
+    }
+
+    /// Says behind everything else that nothing follows, where the framing has
+    /// words for it.
+    pub fn close(&mut self) {
+        self.closes = self.framing == Framing::TLS;
     }
 
     /// Bytes that a write of this batch would take, tags of the open record
@@ -83,7 +103,8 @@ impl Batch {
     #[must_use]
     pub fn needed(&self, length: usize) -> usize {
         let records = length / self.framing.plaintext_max() + 2;
-        self.buffer.len() + length + records * (self.framing.header() + self.framing.trailer())
+        let framing = self.framing.header() + self.framing.trailer();
+        self.buffer.len() + length + records * framing + OWN_RECORDS_LEN
     }
 
     /// Replaces the buffer by a larger one that starts with the same bytes
@@ -140,11 +161,22 @@ impl Batch {
             self.close_record();
         }
         debug_assert_eq!(key.framing(), self.framing, "a batch for another key");
+        let mut news = Vec::new();
+        if self.renews {
+            key.renew(&mut news)?;
+        }
         let mut records = 0;
         let mut sealer = key.expand()?;
         for record in self.buffer.chunks_mut(self.framing.record_max()) {
             sealer.seal(record)?;
             records += 1;
+        }
+        self.buffer.splice(..0, news);
+        if key.is_worn() {
+            key.renew(&mut self.buffer)?;
+        }
+        if self.closes {
+            key.close(&mut self.buffer)?;
         }
         Ok((self.buffer, records))
     }

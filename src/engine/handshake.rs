@@ -13,6 +13,7 @@
 //! and what becomes of bytes behind the handshake, are left to the caller.
 
 mod crypto;
+mod error;
 mod select;
 mod session;
 mod tls;
@@ -20,6 +21,7 @@ mod tls;
 use libp2p_identity::{PeerId, PublicKey};
 
 pub use crypto::KeyError;
+pub use error::HandshakeError;
 pub use session::{Local, MESSAGE_MAX, StaticKey};
 pub use tls::TlsLocal;
 
@@ -28,56 +30,9 @@ use self::session::{Authenticated, Session};
 use self::tls::TlsSession;
 use crate::engine::muxer::Muxer;
 use crate::engine::negotiate::{Dialer, NegotiateError, Negotiation, Reply, Responder};
-use crate::engine::record::{HEADER_LEN, OpenKey, RecordError, SealKey};
+use crate::engine::record::{HEADER_LEN, OpenKey, SealKey};
 use crate::engine::security::Security;
-use crate::engine::tls::TlsError;
 use crate::wire::{DecodeError, noise};
-
-/// Why an upgrade cannot succeed. Every one closes the connection; nothing more
-/// is sent but what [`leaves_alert`](HandshakeError::leaves_alert) tells.
-#[derive(Debug, PartialEq, thiserror::Error)]
-pub enum HandshakeError {
-    /// No security protocol was agreed on.
-    #[error("security negotiation: {0}")]
-    Security(#[source] NegotiateError),
-    /// A handshake message above [`MESSAGE_MAX`].
-    #[error("noise message of {0} bytes exceeds {MESSAGE_MAX}")]
-    MessageTooLarge(usize),
-    /// The TLS handshake failed, or the certificate is no good.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The cryptographic handshake failed.
-    #[error("noise handshake: {0}")]
-    Noise(#[from] snow::Error),
-    /// The handshake payload does not decode.
-    #[error("noise payload: {0}")]
-    Payload(#[from] DecodeError),
-    /// The identity key in the payload is no key.
-    #[error("identity key does not decode")]
-    IdentityKey,
-    /// The identity did not sign this Noise static key, or its key is too
-    /// weak to count.
-    #[error("identity signature does not verify")]
-    Signature,
-    /// A record of the muxer negotiation could not be opened.
-    #[error("record of the muxer negotiation: {0}")]
-    Record(#[source] RecordError),
-    /// No muxer was agreed on.
-    #[error("muxer negotiation: {0}")]
-    Muxer(#[source] NegotiateError),
-    /// Input for a handshake that has already ended.
-    #[error("the handshake has ended")]
-    Over,
-}
-
-impl HandshakeError {
-    /// Whether the output of the input that failed is to be sent all the same:
-    /// it ends with an alert that tells the peer why.
-    #[must_use]
-    pub fn leaves_alert(&self) -> bool {
-        matches!(self, Self::Tls(_))
-    }
-}
 
 /// Which side of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

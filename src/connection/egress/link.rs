@@ -105,7 +105,7 @@ impl Link for Egress {
                 } else {
                     mem::swap(&mut writer.carried, &mut state.carried);
                     state.of_circuits = 0;
-                    (writer, mem::take(&mut state.batch))
+                    (writer, state.batch.take())
                 }
             };
             let outcome = writer.write(batch, &self.metrics);
