@@ -262,7 +262,8 @@ pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, 
 }
 
 fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
-    let mut context = UpgradeContext::new(identity, &config.listen.muxers)
+    let listen = &config.listen;
+    let mut context = UpgradeContext::offering(identity, &listen.security, &listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
     Ok(context)
