@@ -219,9 +219,11 @@ fn run<Data>(
             // The peer closes, or what comes is no handshake.
             Ok(_) => return Err(TlsError::Ended),
             Err(error) => {
-                // What rustls has left to say is the alert.
-                while let ConnectionState::EncodeTlsData(mut alert) =
-                    process(connection, &mut []).state?
+                // What rustls has left to say is the alert. Asked once, and
+                // with what it has not discarded: it counts on both.
+                let rest = &mut input[used + discard..];
+                if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
+                    process(connection, rest).state
                 {
                     append(&mut alert, output)?;
                 }

@@ -5,6 +5,8 @@
 
 use std::io::{Read, Write};
 
+use proptest::prelude::*;
+use proptest::sample::Index;
 use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider};
 use rustls::version::TLS13;
 use rustls::{ClientConnection, ConnectionCommon, Error, ServerConnection, SideData};
@@ -180,6 +182,63 @@ fn only(suite: rustls::SupportedCipherSuite, config: ClientConfig) -> ClientConf
         .dangerous()
         .set_certificate_verifier(Arc::new(anyone::Anyone));
     narrow
+}
+
+/// Nobody does, but everybody may: messages cut over many records.
+#[test]
+fn a_hello_in_many_records_is_one_hello() {
+    for piece in [1, usize::MAX] {
+        let mut peer = client(client_config());
+        let hello = sent(&mut peer);
+        let mut cut = Vec::new();
+        for part in hello[5..].chunks(40) {
+            cut.extend([22, 3, 1, 0, u8::try_from(part.len()).unwrap()]);
+            cut.extend(part);
+        }
+        let mut ours = TlsHandshake::server(server_config()).unwrap();
+        let (mut pending, mut output) = (Vec::new(), Vec::new());
+        for bytes in cut.chunks(piece) {
+            pending.extend_from_slice(bytes);
+            let (used, _) = ours.handle_input(&mut pending, &mut output).unwrap();
+            pending.drain(..used);
+        }
+        assert!(pending.is_empty());
+        let (finished, _) = shake(&mut ours, &mut peer, output, piece).unwrap();
+        converse(finished, &mut peer);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever a client says in place of a flight, nothing of ours gives way.
+    #[test]
+    fn any_change_of_a_flight_is_survived(
+        first in any::<bool>(),
+        at in any::<Index>(),
+        byte in any::<u8>(),
+        more in 0usize..3,
+    ) {
+        let mut peer = client(client_config());
+        let mut ours = TlsHandshake::server(server_config()).unwrap();
+        let (mut flight, mut output) = (sent(&mut peer), Vec::new());
+        if !first {
+            ours.handle_input(&mut flight, &mut output).unwrap();
+            heard(&mut peer, &output).unwrap();
+            flight = sent(&mut peer);
+        }
+        let at = at.index(flight.len());
+        flight[at] = byte;
+        flight.extend(vec![byte; more * 300]);
+        let mut pending = Vec::new();
+        for bytes in flight.chunks(97) {
+            pending.extend_from_slice(bytes);
+            match ours.handle_input(&mut pending, &mut output) {
+                Ok((_, Some(_))) | Err(_) => break,
+                Ok((used, None)) => drop(pending.drain(..used)),
+            }
+        }
+    }
 }
 
 /// What a client has sent behind its last handshake message is the record
