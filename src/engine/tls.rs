@@ -219,13 +219,14 @@ fn run<Data>(
             // The peer closes, or what comes is no handshake.
             Ok(_) => return Err(TlsError::Ended),
             Err(error) => {
-                // What rustls has left to say is the alert. Asked once, and
-                // with what it has not discarded: it counts on both.
+                // What rustls has left to say ends with the alert. Asked for
+                // more than it has, it would look at messages that are gone.
                 let rest = &mut input[used + discard..];
-                if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
-                    process(connection, rest).state
+                while connection.wants_write()
+                    && let Ok(ConnectionState::EncodeTlsData(mut flight)) =
+                        process(connection, rest).state
                 {
-                    append(&mut alert, output)?;
+                    append(&mut flight, output)?;
                 }
                 return Err(error.into());
             }
