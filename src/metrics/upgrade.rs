@@ -14,6 +14,9 @@ const CAUSES: &[&str] = &[
     "timeout",
     "eof",
     "io",
+    "proxy",
+    "private_network",
+    "unread",
     "multistream",
     "noise",
     "tls",
@@ -22,6 +25,7 @@ const CAUSES: &[&str] = &[
     "signature",
     "record",
     "muxer",
+    "refused",
     "abandoned",
 ];
 
