@@ -25,6 +25,7 @@ const CAUSES: &[&str] = &[
     "signature",
     "record",
     "muxer",
+    "quic",
     "refused",
     "abandoned",
 ];
