@@ -258,6 +258,7 @@ impl Check<'_> {
         const ADDRESSES: &str = "listen.addresses";
         const MUXERS: &str = "listen.muxers";
         const SECURITY: &str = "listen.security";
+        const PROXIES: &str = "listen.proxy_protocol_from";
         let listen = &self.loaded.config.listen;
         if listen.addresses.is_empty() {
             self.refuse(ADDRESSES, "needs at least one address");
@@ -272,6 +273,12 @@ impl Check<'_> {
             // Port 0 asks for a free port each time.
             if wanted.socket.port() != 0 && listen.addresses[..index].contains(address) {
                 self.refuse(ADDRESSES, &format!("{address} is listed twice"));
+            }
+        }
+        for range in &listen.proxy_protocol_from {
+            if range.prefix_len() == 0 {
+                let reason = format!("{range} would let everybody say where they come from");
+                self.refuse(PROXIES, &reason);
             }
         }
         if listen.muxers.is_empty() {
@@ -606,6 +613,17 @@ mod tests {
             "/ip6/::/tcp/1 is listed twice"
         );
         load(&["listen.addresses=/ip6/::1/tcp/0,/ip6/::1/tcp/0"]).unwrap();
+    }
+
+    #[test]
+    fn not_everybody_is_a_proxy() {
+        for range in ["0.0.0.0/0", "::/0"] {
+            assert_eq!(
+                reason(&[&format!("listen.proxy_protocol_from={range}")]),
+                format!("{range} would let everybody say where they come from")
+            );
+        }
+        load(&["listen.proxy_protocol_from=10.0.0.0/8"]).unwrap();
     }
 
     #[test]
