@@ -97,6 +97,9 @@ impl Responder {
     ) -> Result<Negotiation, NegotiateError> {
         let mut consumed = 0;
         loop {
+            if !self.rules.greeted {
+                self.assembler.expect_header(&input[consumed..])?;
+            }
             let rules = &mut self.rules;
             let next = self
                 .assembler
@@ -105,7 +108,6 @@ impl Responder {
                 })
                 .map_err(|error| self.rules.fault(error))?;
             let Some((answer, used)) = next else {
-                self.assembler.may_begin(self.rules.greeted)?;
                 return Ok(Negotiation::NeedMore);
             };
             consumed += used;
@@ -218,12 +220,14 @@ impl Dialer {
     pub fn handle_input(&mut self, input: &[u8]) -> Result<Reply, NegotiateError> {
         let mut consumed = 0;
         loop {
+            if !self.greeted {
+                self.assembler.expect_header(&input[consumed..])?;
+            }
             let proposed = self.proposed;
             let next = self
                 .assembler
                 .next(&input[consumed..], |message| Answer::of(message, proposed))?;
             let Some((answer, used)) = next else {
-                self.assembler.may_begin(self.greeted)?;
                 return Ok(Reply::NeedMore);
             };
             consumed += used;
@@ -266,11 +270,14 @@ struct Assembler {
 }
 
 impl Assembler {
-    /// Looks whether what is held can become the header, if that is what has to
-    /// come: who speaks something else is not waited for until its first byte,
-    /// taken for a length, is filled.
-    fn may_begin(&self, greeted: bool) -> Result<(), NegotiateError> {
-        if greeted || multistream::HEADER_MESSAGE.starts_with(&self.partial) {
+    /// Looks whether what is held and `input` behind it begin with the header, as
+    /// far as they go: who speaks something else is not waited for until its
+    /// first byte, taken for a length, is filled.
+    fn expect_header(&self, input: &[u8]) -> Result<(), NegotiateError> {
+        let rest = multistream::HEADER_MESSAGE.strip_prefix(self.partial.as_slice());
+        let rest = rest.ok_or(NegotiateError::OutOfOrder)?;
+        let common = rest.len().min(input.len());
+        if rest[..common] == input[..common] {
             Ok(())
         } else {
             Err(NegotiateError::OutOfOrder)
