@@ -15,3 +15,4 @@ pub mod muxer;
 pub mod negotiate;
 pub mod record;
 pub mod token_bucket;
+pub mod websocket;

@@ -14,6 +14,7 @@ pub mod noise;
 pub mod protobuf;
 pub mod relay;
 pub mod varint;
+pub mod websocket;
 pub mod yamux;
 
 /// What stood at the front of a slice instead of a value.
