@@ -5,6 +5,7 @@
 //! wrong is told before the first peer is let in.
 
 mod access;
+mod certificates;
 pub mod cli;
 mod interfaces;
 pub mod logging;
@@ -39,6 +40,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         lists: loaded.access_lists()?,
         token: loaded.admin_token()?,
         systems: server::open_asn_database(&loaded)?,
+        certificates: certificates::open(&loaded)?,
     };
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;

@@ -45,6 +45,18 @@ schema::sections! {
         muxers: Vec<Muxer> = Muxer::ALL.to_vec(),
     }
 
+    /// Certificates for listen addresses with /tls/ws, from an authority that
+    /// browsers trust. Read again when they change and at SIGHUP, without ending
+    /// a connection; one that cannot be served leaves the one before it serving.
+    tls: TlsConfig {
+        /// Files with a certificate each, in PEM, what vouches for it behind it.
+        /// Of several a client is shown the one for the name that it asks for.
+        certificate_files: Vec<PathBuf> = Vec::new(),
+        /// Files with their private keys, in PEM and in the same order: ECDSA,
+        /// RSA or Ed25519.
+        key_files: Vec<PathBuf> = Vec::new(),
+    }
+
     /// What we tell peers about where to reach us.
     announce: AnnounceConfig {
         /// Public addresses, for a host behind a NAT or with a DNS name. Empty:

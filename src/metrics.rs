@@ -8,6 +8,7 @@
 
 mod access;
 mod allocator;
+mod certificates;
 mod circuits;
 mod connections;
 mod declare;
@@ -36,6 +37,7 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{Registry, TextEncoder};
 
 pub use access::AccessMetrics;
+pub use certificates::CertificateMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
@@ -80,6 +82,7 @@ pub struct Metrics {
     pub pools: Arc<PoolMetrics>,
     pub store: Arc<StoreMetrics>,
     pub access: Arc<AccessMetrics>,
+    pub certificates: Arc<CertificateMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -113,6 +116,7 @@ impl Metrics {
         let pools = Arc::new(PoolMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
         let access = Arc::new(AccessMetrics::new(&mut declare));
+        let certificates = Arc::new(CertificateMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -130,6 +134,7 @@ impl Metrics {
             pools,
             store,
             access,
+            certificates,
             registry,
             declared,
             refresh: OnceLock::new(),

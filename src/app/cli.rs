@@ -314,6 +314,7 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
     super::server::open_asn_database(loaded)?;
+    super::certificates::open(loaded)?;
     print(&format!("# identity: {identity}\n{}", loaded.render()))
 }
 

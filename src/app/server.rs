@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
+    certificates::Certificates,
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
@@ -31,8 +32,8 @@ use crate::{
 };
 
 use super::{
-    access, interfaces, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
-    worker,
+    access, certificates, interfaces, observe::observe, peers, shutdown, store,
+    supervisor::Supervisor, trimmer, worker,
 };
 
 /// What the files that the configuration names hold.
@@ -40,6 +41,7 @@ pub(super) struct Files {
     pub(super) lists: AccessLists,
     pub(super) token: Option<String>,
     pub(super) systems: Option<AsnDatabase>,
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 /// A server that has its sockets and its workers.
@@ -52,6 +54,7 @@ pub(super) struct Server {
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
     store: Arc<Store>,
+    certificates: Option<Arc<Certificates>>,
     write_interval: Duration,
     drain_timeout: Duration,
     /// Bytes.
@@ -122,6 +125,7 @@ impl Server {
             shared,
             workers,
             store,
+            certificates: files.certificates,
             write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
             memory_max: config.memory.max,
@@ -149,6 +153,7 @@ impl Server {
     /// If signals cannot be listened for.
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let mut signals = shutdown::Signals::listen().context("cannot listen for signals")?;
+        let hangup = shutdown::hangup().context("cannot listen for signals")?;
         let supervisor = Supervisor::default();
         let admin_running = CancellationToken::new();
         if let Some((_, admin)) = self.admin {
@@ -161,6 +166,9 @@ impl Server {
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
+        let metrics = Arc::clone(&self.shared.context.metrics.certificates);
+        let tending = certificates::tend(self.certificates, metrics, hangup);
+        background(&supervisor, "certificates", &until, tending);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);

@@ -47,6 +47,11 @@ impl Signals {
     }
 }
 
+/// Takes SIGHUP over, which would end the process.
+pub(super) fn hangup() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// Goes through the phases; returns when nothing is left or a signal says so.
 pub(super) async fn run(
     shared: &Shared,

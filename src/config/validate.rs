@@ -53,6 +53,7 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     check.ranges();
     check.bandwidth();
     check.listen();
+    check.certificates();
     check.announce();
     check.peerstore();
     check.log();
@@ -275,6 +276,15 @@ impl Check<'_> {
             if listen.muxers[..index].contains(muxer) {
                 self.refuse(MUXERS, &format!("{} is listed twice", muxer.name()));
             }
+        }
+    }
+
+    fn certificates(&mut self) {
+        let tls = &self.loaded.config.tls;
+        let (certificates, keys) = (tls.certificate_files.len(), tls.key_files.len());
+        if certificates != keys {
+            let reason = format!("{keys} keys for {certificates} in tls.certificate_files");
+            self.refuse("tls.key_files", &reason);
         }
     }
 
