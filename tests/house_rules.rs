@@ -31,7 +31,7 @@ const LEAVES: [(&str, &[&str]); 8] = [
     ("clock", &[]),
     ("metrics", &["clock"]),
     ("config", &["engine"]),
-    ("identity", &[]),
+    ("identity", &["wire"]),
     ("certificates", &[]),
     ("store", &["metrics", "clock"]),
 ];
