@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::certificates::{CertificateFault, Certificates, Files, Part, Stamp};
 use crate::clock;
-use crate::config::{ConfigError, Loaded};
+use crate::config::{ConfigError, ListenAddress, Loaded};
 use crate::metrics::CertificateMetrics;
 
 /// How often the files are looked at: a renewal comes weeks before it is needed.
@@ -38,7 +38,8 @@ pub(super) fn open(loaded: &Loaded) -> Result<Option<Arc<Certificates>>, ConfigE
         return Ok(None);
     }
     let addresses = config.listen.addresses.iter();
-    let promised = addresses.filter_map(|_| None).collect();
+    let promised = addresses.filter_map(ListenAddress::of)
+        .filter_map(|address| address.server_name).collect();
     Certificates::load(files, promised, clock::unix_seconds())
         .map(|certificates| Some(Arc::new(certificates)))
         .map_err(|fault| loaded.refuse(key_of(&fault), &fault))
