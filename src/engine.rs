@@ -13,6 +13,7 @@ pub mod frames;
 pub mod handshake;
 pub mod muxer;
 pub mod negotiate;
+pub mod private_network;
 pub mod record;
 pub mod token_bucket;
 pub mod websocket;

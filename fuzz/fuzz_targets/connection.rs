@@ -121,7 +121,8 @@ impl Server {
                 Arc::clone(&self.context),
                 Remote { peer, address },
                 Handover {
-                    socket: near,
+                    socket: near.into(),
+                    layers: Default::default(),
                     muxer,
                     side: Side::Listener,
                     seal: SealKey::new([1; 32]),

@@ -58,13 +58,13 @@ const fn key_of(fault: &CertificateFault) -> &'static str {
 pub(super) async fn tend(
     certificates: Option<Arc<Certificates>>,
     metrics: Arc<CertificateMetrics>,
-    mut hangup: Signal,
+    mut hangup: Option<Signal>,
 ) {
     let Some(certificates) = certificates else {
-        while hangup.recv().await.is_some() {
+        loop {
+            asked(&mut hangup).await;
             tracing::info!("SIGHUP: there is no certificate to read again");
         }
-        return std::future::pending().await;
     };
     metrics.served(certificates.expiry());
     let mut seen = certificates.stamps();
@@ -73,7 +73,7 @@ pub(super) async fn tend(
     loop {
         let asked = tokio::select! {
             // Both are cancel-safe.
-            _ = hangup.recv() => true,
+            () = asked(&mut hangup) => true,
             _ = ticks.tick() => false,
         };
         let (served, before) = (Arc::clone(&certificates), seen.clone());
@@ -96,6 +96,17 @@ pub(super) async fn tend(
                 tracing::warn!(key, %fault, "certificates not taken over, the ones before are served on");
             }
         }
+    }
+}
+
+/// Waits for the signal. Cancel-safe.
+async fn asked(hangup: &mut Option<Signal>) {
+    let received = match hangup {
+        Some(hangup) => hangup.recv().await,
+        None => None,
+    };
+    if received.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

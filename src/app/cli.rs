@@ -315,7 +315,14 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
     };
     super::server::open_asn_database(loaded)?;
     super::certificates::open(loaded)?;
-    print(&format!("# identity: {identity}\n{}", loaded.render()))
+    let network = match loaded.private_network()? {
+        Some(key) => format!("# private network: {}\n", key.fingerprint()),
+        None => String::new(),
+    };
+    print(&format!(
+        "# identity: {identity}\n{network}{}",
+        loaded.render()
+    ))
 }
 
 fn show_identity(path: &Path, identity: &Identity) -> anyhow::Result<()> {

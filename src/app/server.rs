@@ -15,8 +15,9 @@ use crate::{
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
+    engine::private_network::PrivateKey,
     identity::Identity,
-    listener::{Inherited, Listeners},
+    listener::{Admission, Inherited, Listeners, WorkerSocket},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
@@ -32,8 +33,13 @@ use crate::{
 };
 
 use super::{
-    access, certificates, interfaces, observe::observe, peers, shutdown, store,
-    supervisor::Supervisor, trimmer, worker,
+    access, certificates, interfaces,
+    observe::observe,
+    peers,
+    shutdown::{self, Signals},
+    store,
+    supervisor::Supervisor,
+    trimmer, worker,
 };
 
 /// What the files that the configuration names hold.
@@ -41,7 +47,24 @@ pub(super) struct Files {
     pub(super) lists: AccessLists,
     pub(super) token: Option<String>,
     pub(super) systems: Option<AsnDatabase>,
+    pub(super) private_network: Option<PrivateKey>,
     pub(super) certificates: Option<Arc<Certificates>>,
+}
+
+impl Files {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// The lines about those that cannot be used.
+    pub(super) fn read(loaded: &Loaded) -> Result<Self, ConfigError> {
+        Ok(Self {
+            lists: loaded.access_lists()?,
+            token: loaded.admin_token()?,
+            systems: open_asn_database(loaded)?,
+            private_network: loaded.private_network()?,
+            certificates: certificates::open(loaded)?,
+        })
+    }
 }
 
 /// A server that has its sockets and its workers.
@@ -53,6 +76,8 @@ pub(super) struct Server {
     rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    /// Sockets of a worker that runs on this thread.
+    hosted: Vec<WorkerSocket>,
     store: Arc<Store>,
     certificates: Option<Arc<Certificates>>,
     write_interval: Duration,
@@ -82,23 +107,70 @@ impl Server {
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
         warn_about(&listeners);
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
+        let mut server = Self::assemble(loaded, identity, files, &bound, count).await?;
+        server.workers = listeners
+            .into_workers()
+            .into_iter()
+            .enumerate()
+            .map(|(index, sockets)| {
+                let heartbeat = server.health.heartbeat(index);
+                worker::start(index, sockets, heartbeat, server.shared.clone())
+            })
+            .collect::<Result<_, _>>()
+            .context("cannot start a worker")?;
+        server.health.set_phase(Phase::Serving);
+        Ok(server)
+    }
+
+    /// As [`Self::start`], with one worker on the thread that runs the server.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(super) async fn hosted(
+        loaded: &Loaded,
+        identity: Identity,
+        files: Files,
+        bound: &[Multiaddr],
+        sockets: Vec<WorkerSocket>,
+    ) -> anyhow::Result<Self> {
+        let mut server = Self::assemble(loaded, identity, files, bound, 1).await?;
+        server.hosted = sockets;
+        Ok(server)
+    }
+
+    /// All of a server but its workers.
+    async fn assemble(
+        loaded: &Loaded,
+        identity: Identity,
+        files: Files,
+        bound: &[Multiaddr],
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        let config = &loaded.config;
         let addresses = Addresses::new(
             &config.announce.addresses,
-            &interfaces::expand(&bound),
+            &interfaces::expand(bound),
             identity.peer_id(),
         );
         let metrics = Metrics::new();
         let access = Access::new(config, &files.lists, &metrics.access);
         let store = store::open(loaded, &metrics)?;
-        let health = Health::new(count, clock::now());
+        let health = Health::new(workers, clock::now());
         let listed = addresses.all();
         let buffers = Buffers::new(config.connections.buffers_max);
+        let context = context(
+            config, &identity, addresses, access, &buffers, &metrics, &store,
+        );
+        let limits = Limits::with_systems(&config.connections, files.systems);
         let shared = worker::Shared {
-            context: Arc::new(context(
-                config, &identity, addresses, access, &buffers, &metrics, &store,
-            )),
-            upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::with_systems(&config.connections, files.systems),
+            upgrade: Arc::new(upgrade_context(config, &identity, files.private_network)?),
+            admission: Arc::new(Admission {
+                limits: Arc::clone(&limits),
+                access: Arc::clone(&context.relay.access),
+                proxies: config.listen.proxy_protocol_from.clone(),
+            }),
+            context: Arc::new(context),
+            limits,
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
@@ -106,16 +178,6 @@ impl Server {
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
         let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
-        let workers = listeners
-            .into_workers()
-            .into_iter()
-            .enumerate()
-            .map(|(index, sockets)| {
-                worker::start(index, sockets, health.heartbeat(index), shared.clone())
-            })
-            .collect::<Result<_, _>>()
-            .context("cannot start a worker")?;
-        health.set_phase(Phase::Serving);
         Ok(Self {
             identity,
             addresses: listed,
@@ -123,7 +185,8 @@ impl Server {
             health,
             rulebook,
             shared,
-            workers,
+            workers: Vec::new(),
+            hosted: Vec::new(),
             store,
             certificates: files.certificates,
             write_interval: config.peerstore.write_interval,
@@ -147,13 +210,13 @@ impl Server {
         self.admin.as_ref().map(|(address, _)| *address)
     }
 
+    /// The counters of every layer.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.context.metrics)
+    }
+
     /// Serves until a signal, then shuts down in phases.
-    ///
-    /// # Errors
-    /// If signals cannot be listened for.
-    pub(super) async fn run(self) -> anyhow::Result<()> {
-        let mut signals = shutdown::Signals::listen().context("cannot listen for signals")?;
-        let hangup = shutdown::hangup().context("cannot listen for signals")?;
+    pub(super) async fn run(self, mut signals: Signals) {
         let supervisor = Supervisor::default();
         let admin_running = CancellationToken::new();
         if let Some((_, admin)) = self.admin {
@@ -167,11 +230,17 @@ impl Server {
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
         let metrics = Arc::clone(&self.shared.context.metrics.certificates);
-        let tending = certificates::tend(self.certificates, metrics, hangup);
+        let tending = certificates::tend(self.certificates, metrics, signals.take_hangup());
         background(&supervisor, "certificates", &until, tending);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
+        if !self.hosted.is_empty() {
+            let heartbeat = self.health.heartbeat(0);
+            let worker = worker::run(self.hosted, heartbeat, self.shared.clone());
+            supervisor.spawn("worker", worker);
+            self.health.set_phase(Phase::Serving);
+        }
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -185,7 +254,6 @@ impl Server {
         admin_running.cancel();
         supervisor.finished().await;
         access::write_rules(self.rulebook).await;
-        Ok(())
     }
 }
 
@@ -269,10 +337,15 @@ pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, 
         .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
-fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
+fn upgrade_context(
+    config: &Config,
+    identity: &Identity,
+    private: Option<PrivateKey>,
+) -> anyhow::Result<UpgradeContext> {
     let mut context = UpgradeContext::new(identity, &config.listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
+    context.private = private;
     Ok(context)
 }
 

@@ -4,10 +4,14 @@
 //! A second signal ends the phases at once. The exit code is 0 either way: the
 //! operator asked for it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::{
     admin::{Health, Phase},
@@ -22,34 +26,57 @@ const GOODBYE_MAX: Duration = Duration::from_secs(3);
 /// How often the phases look whether they are done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// SIGTERM and SIGINT.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What has a server stop.
+pub(super) enum Signals {
+    /// SIGTERM and SIGINT; SIGHUP, which stops nothing, for who takes it.
+    System {
+        terminate: Signal,
+        interrupt: Signal,
+        hangup: Option<Signal>,
+    },
+    /// Whoever runs the server in its own process.
+    Asked(mpsc::Receiver<()>),
 }
 
 impl Signals {
-    /// Takes both signals over from the system's default.
-    pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+    /// Takes the signals over from the system's default.
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self::System {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: Some(listen(SignalKind::hangup())?),
         })
     }
 
-    /// Waits for either.
-    pub(super) async fn first(&mut self) {
-        tokio::select! {
-            // Both are cancel-safe.
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// SIGHUP, once.
+    pub(super) fn take_hangup(&mut self) -> Option<Signal> {
+        match self {
+            Self::System { hangup, .. } => hangup.take(),
+            Self::Asked(_) => None,
         }
     }
-}
 
-/// Takes SIGHUP over, which would end the process.
-pub(super) fn hangup() -> io::Result<Signal> {
-    signal(SignalKind::hangup())
+    /// Waits for the next.
+    pub(super) async fn first(&mut self) {
+        match self {
+            Self::System {
+                terminate,
+                interrupt,
+                ..
+            } => tokio::select! {
+                // Both are cancel-safe.
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            // Who can ask no more has no wish left.
+            Self::Asked(asked) => {
+                if asked.recv().await.is_none() {
+                    std::future::pending().await
+                }
+            }
+        }
+    }
 }
 
 /// Goes through the phases; returns when nothing is left or a signal says so.

@@ -21,6 +21,13 @@ use super::*;
 use crate::clock;
 use crate::engine::record::{HEADER_LEN, TAG_LEN};
 
+async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Incoming::new(socket, context).upgrade().await
+}
+
 fn context() -> UpgradeContext {
     context_of(&Identity::generate(), &Muxer::ALL)
 }
@@ -148,12 +155,16 @@ async fn a_refused_peer_gets_no_further_byte() {
 #[test]
 fn every_failure_has_a_listed_label() {
     use crate::engine::negotiate::NegotiateError;
+    use crate::engine::private_network::Spent;
     use crate::engine::record::RecordError;
     let negotiation = NegotiateError::NoAgreement;
     let failures = [
         UpgradeError::Timeout(DEFAULT_TIMEOUT),
         UpgradeError::Eof,
         UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
+        UpgradeError::Proxy(DecodeError::Malformed("no header")),
+        UpgradeError::Layer(LayerError::Private(Spent)),
+        UpgradeError::Unread,
         HandshakeError::Security(negotiation).into(),
         HandshakeError::Over.into(),
         HandshakeError::IdentityKey.into(),
@@ -205,7 +216,7 @@ async fn serve_one_stream(mut muxer: StreamMuxerBox) {
 }
 
 /// Opens a stream by hand, says `hi` on it and awaits `pong`.
-async fn open_one_stream(mut up: Upgraded, stream: u8) {
+async fn open_one_stream(mut up: Upgraded<TcpStream>, stream: u8) {
     let frames = match up.muxer {
         Muxer::Yamux => vec![0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, 2, b'h', b'i'],
         Muxer::Mplex => vec![0, 0, 2, 2, b'h', b'i'],
@@ -263,7 +274,7 @@ async fn rust_libp2p_dials_us() {
         };
         let us = async {
             let (socket, _) = listener.accept().await.unwrap();
-            let up = accept(socket, &context).await.unwrap();
+            let up = accept_on(socket, &context).await.unwrap();
             assert_eq!(up.peer_id, key.public().to_peer_id());
             assert_eq!((up.muxer, up.early_muxer), (muxer, false));
             open_one_stream(up, 2).await;

@@ -27,6 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::{AccessLists, Config},
+    connection::carrier::Layers,
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
@@ -229,7 +230,8 @@ impl Server {
             Arc::clone(&self.context),
             Remote { peer: id, address },
             Handover {
-                socket: accepted,
+                socket: accepted.into(),
+                layers: Layers::default(),
                 muxer,
                 side: Side::Listener,
                 seal: SealKey::new(FROM_SERVER),
