@@ -1,15 +1,18 @@
 //! From an accepted or dialled socket to an authenticated, muxed connection:
 //! what comes in front of the handshake, and the handshake, under one deadline.
 //!
-//! In front may stand, in this order: what a proxy says of whom it forwards
-//! and the nonces of a private network (`private_network.rs`),
-//! which adds a layer to the socket's carrier. A pending upgrade owns its
+//! In front may stand, in this order: what a proxy says of whom it forwards,
+//! the HTTP exchange of WebSocket (`websocket.rs`) and the nonces of a private
+//! network (`private_network.rs`); the last two add a layer to the socket's
+//! carrier. A pending upgrade owns its
 //! socket, a timer and what the engine holds (one incomplete frame); the buffer
 //! it reads into belongs to the thread and is borrowed for one pass. Admission,
 //! socket options and what runs on the connection are left to others.
 
 mod drive;
+mod entrance;
 mod private_network;
+mod websocket;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use self::drive::Line;
+pub use self::entrance::{Entrance, Entrances};
 use crate::clock;
 use crate::connection::carrier::layer::LayerError;
 use crate::connection::carrier::{CarrierError, Layers, Socket};
@@ -30,6 +34,7 @@ use crate::engine::handshake::{
 use crate::engine::muxer::Muxer;
 use crate::engine::private_network::PrivateKey;
 use crate::engine::record::{OpenKey, SealKey};
+use crate::engine::websocket::upgrade::UpgradeError as HttpError;
 use crate::identity::{Identity, SigningError};
 use crate::wire::DecodeError;
 use crate::wire::proxy::{self, Source};
@@ -80,6 +85,8 @@ pub struct Upgraded<S = Socket> {
     pub socket: S,
     /// What lies between it and the records.
     pub layers: Layers,
+    /// Which way it came in.
+    pub entrance: Entrance,
     /// Who the peer is.
     pub peer_id: PeerId,
     /// The key it proved to hold.
@@ -114,6 +121,9 @@ pub enum UpgradeError {
     /// No header of a proxy came where one has to.
     #[error(transparent)]
     Proxy(DecodeError),
+    /// What came is no upgrade to WebSocket.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The peer broke the rules of what lies under the handshake.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -128,11 +138,13 @@ pub enum UpgradeError {
 impl UpgradeError {
     /// Every value of [`label`](Self::label), for a metric that resolves its
     /// label sets at start.
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 14] = [
         "timeout",
         "eof",
         "io",
         "proxy",
+        "http",
+        "websocket",
         "private_network",
         "unread",
         "multistream",
@@ -151,6 +163,7 @@ impl UpgradeError {
             Self::Eof => "eof",
             Self::Io(_) => "io",
             Self::Proxy(_) => "proxy",
+            Self::Http(_) => "http",
             Self::Layer(error) => error.label(),
             Self::Unread => "unread",
             Self::Handshake(error) => match error {
@@ -223,15 +236,30 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Incoming<'a, S> {
         timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
     }
 
-    /// Goes through the other steps.
+    /// Goes through the other steps. `entrances` are the ways in that its port
+    /// has.
     ///
     /// # Errors
     /// [`UpgradeError`].
-    pub async fn upgrade(self) -> Result<Upgraded<S>, UpgradeError> {
-        let handshake = Handshake::responder(&self.context.local);
-        let steps = steps(self.line, self.context, Side::Listener, handshake, &[]);
-        let timed = timeout_at(self.deadline.into(), steps).await;
-        timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
+    pub async fn upgrade(self, entrances: Entrances) -> Result<Upgraded<S>, UpgradeError> {
+        let Self {
+            context,
+            mut line,
+            deadline,
+        } = self;
+        let steps = async {
+            let entrance = entrance::tell(&mut line, entrances).await?;
+            match entrance {
+                Entrance::Plain => {}
+                Entrance::WebSocket | Entrance::Secure => websocket::accept(&mut line).await?,
+            }
+            let handshake = Handshake::responder(&context.local);
+            let mut upgraded = steps(line, context, Side::Listener, handshake, &[]).await?;
+            upgraded.entrance = entrance;
+            Ok(upgraded)
+        };
+        let timed = timeout_at(deadline.into(), steps).await;
+        timed.map_err(|_| UpgradeError::Timeout(context.timeout))?
     }
 
     /// The socket, for who does not want it any more.
@@ -299,6 +327,7 @@ impl<S> Upgraded<S> {
         Self {
             socket,
             layers,
+            entrance: Entrance::Plain,
             peer_id,
             public_key,
             muxer,

@@ -250,6 +250,33 @@ pub fn data_header(length: usize, mask: Option<Mask>) -> ([u8; HEADER_MAX], usiz
     (out, used)
 }
 
+/// Most bytes that [`wrap`] adds: a pong in front, a header, a close frame
+/// behind.
+pub const OVERHEAD_MAX: usize = 3 * HEADER_MAX + CONTROL_MAX + 2;
+
+/// Puts a frame around all of `bytes`, if there are any, in place: behind an
+/// answer to a ping, in front of a close frame.
+pub fn wrap(bytes: &mut Vec<u8>, pong: Option<&[u8]>, close: Option<u16>, mask: Option<Mask>) {
+    let length = bytes.len();
+    let mut before = Vec::new();
+    if let Some(payload) = pong {
+        append_pong(payload, mask, &mut before);
+    }
+    let (header, used) = data_header(length, mask);
+    let used = if length > 0 { used } else { 0 };
+    let front = before.len() + used;
+    bytes.resize(front + length, 0);
+    bytes.copy_within(..length, front);
+    bytes[..before.len()].copy_from_slice(&before);
+    bytes[before.len()..front].copy_from_slice(&header[..used]);
+    if let Some(mask) = mask {
+        apply_mask(&mut bytes[front..], mask);
+    }
+    if close.is_some() {
+        append_close(close, mask, bytes);
+    }
+}
+
 /// Appends the answer to a ping.
 pub fn append_pong(payload: &[u8], mask: Option<Mask>, out: &mut Vec<u8>) {
     append_control(Opcode::Pong, payload, mask, out);

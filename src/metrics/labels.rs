@@ -30,8 +30,9 @@ label_values! {
 }
 
 label_values! {
-    /// The transport under a connection.
-    Transport { Tcp = "tcp" }
+    /// The transport under a connection. go has one name for WebSocket with
+    /// and without TLS.
+    Transport { Tcp = "tcp", Ws = "websocket", Wss = "secure-websocket" }
 }
 
 label_values! {

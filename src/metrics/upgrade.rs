@@ -15,6 +15,8 @@ const CAUSES: &[&str] = &[
     "eof",
     "io",
     "proxy",
+    "http",
+    "websocket",
     "private_network",
     "unread",
     "multistream",

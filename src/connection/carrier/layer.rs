@@ -7,6 +7,9 @@
 //! sending side to say goes as [`Asides`], which hold one of a kind.
 
 use crate::engine::private_network::{Cipher, Spent};
+use crate::engine::websocket::WebSocketError;
+
+use super::websocket::{FrameDecoder, FrameEncoder};
 
 /// Most layers: TLS, WebSocket, private network.
 const LAYERS_MAX: usize = 3;
@@ -19,12 +22,16 @@ pub const KEPT_MAX: usize = 20 * 1024;
 pub enum Decoder {
     /// The cipher of a private network.
     Private(Cipher),
+    /// The frames of WebSocket.
+    WebSocket(FrameDecoder),
 }
 
 /// A layer's sending side.
 pub enum Encoder {
     /// The cipher of a private network.
     Private(Cipher),
+    /// The frames of WebSocket.
+    WebSocket(FrameEncoder),
 }
 
 /// How the peer broke the rules of a layer, or a layer came to its end.
@@ -33,6 +40,9 @@ pub enum LayerError {
     /// The cipher of a private network.
     #[error(transparent)]
     Private(#[from] Spent),
+    /// The frames of WebSocket.
+    #[error("websocket: {0}")]
+    WebSocket(#[from] WebSocketError),
 }
 
 impl LayerError {
@@ -41,6 +51,7 @@ impl LayerError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Private(_) => "private_network",
+            Self::WebSocket(_) => "websocket",
         }
     }
 }
@@ -92,7 +103,7 @@ impl Decoder {
     #[must_use]
     pub fn kept(&self) -> usize {
         match self {
-            Self::Private(_) => 0,
+            Self::Private(_) | Self::WebSocket(_) => 0,
         }
     }
 
@@ -103,7 +114,7 @@ impl Decoder {
     pub fn decode(
         &mut self,
         bytes: &mut [u8],
-        _asides: &mut Asides,
+        asides: &mut Asides,
     ) -> Result<Decoded, LayerError> {
         match self {
             Self::Private(cipher) => {
@@ -113,6 +124,7 @@ impl Decoder {
                     ended: false,
                 })
             }
+            Self::WebSocket(frames) => Ok(frames.decode(bytes, asides)?),
         }
     }
 }
@@ -123,10 +135,12 @@ impl Encoder {
     ///
     /// # Errors
     /// [`LayerError`]: nothing more can be sent.
-    pub fn encode(&mut self, bytes: &mut Vec<u8>, _asides: &mut Asides) -> Result<(), LayerError> {
+    pub fn encode(&mut self, bytes: &mut Vec<u8>, asides: &mut Asides) -> Result<(), LayerError> {
         match self {
-            Self::Private(cipher) => Ok(cipher.apply(bytes)?),
+            Self::Private(cipher) => cipher.apply(bytes)?,
+            Self::WebSocket(frames) => frames.encode(bytes, asides),
         }
+        Ok(())
     }
 }
 
