@@ -41,8 +41,10 @@ pub(crate) use value::units;
 schema::sections! {
     /// Where peers reach us.
     listen: ListenConfig {
-        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or "/ip6/…/tcp/PORT".
-        /// Port 0 takes a free port, which the start banner names.
+        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or "/ip6/…/tcp/PORT",
+        /// with "/ws" behind it for WebSocket and "/tls/ws" for secure WebSocket,
+        /// which needs a certificate (see tls). Several may share a port. Port 0
+        /// takes a free port, which the start banner names.
         addresses: Vec<Multiaddr> = default_listen_addresses(),
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.

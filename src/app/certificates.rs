@@ -38,8 +38,10 @@ pub(super) fn open(loaded: &Loaded) -> Result<Option<Arc<Certificates>>, ConfigE
         return Ok(None);
     }
     let addresses = config.listen.addresses.iter();
-    let promised = addresses.filter_map(ListenAddress::of)
-        .filter_map(|address| address.server_name).collect();
+    let promised = addresses
+        .filter_map(ListenAddress::of)
+        .filter_map(|address| address.server_name)
+        .collect();
     Certificates::load(files, promised, clock::unix_seconds())
         .map(|certificates| Some(Arc::new(certificates)))
         .map_err(|fault| loaded.refuse(key_of(&fault), &fault))

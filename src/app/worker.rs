@@ -18,7 +18,7 @@ use crate::{
     listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
-    upgrade::{Incoming, UpgradeContext, UpgradeError, Upgraded},
+    upgrade::{Entrance, Entrances, Incoming, UpgradeContext, UpgradeError, Upgraded},
     wire::proxy::Source,
 };
 
@@ -83,7 +83,7 @@ pub(super) async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared
 }
 
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
-    let local = socket.local();
+    let (local, entrances) = (socket.local(), socket.entrances());
     let observing = Arc::clone(&shared.context);
     let (admission, accepting) = (Arc::clone(&shared.admission), shared.accepting.clone());
     let on_socket = move |accepted| {
@@ -91,6 +91,7 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
         let timer = shared.context.metrics.upgrade.started(clock::now());
         let socket = Socket {
             accepted,
+            entrances,
             guard,
             timer,
         };
@@ -121,6 +122,8 @@ fn observe(context: &Context, event: AcceptEvent) {
 /// An admitted socket, not yet a connection.
 struct Socket {
     accepted: Accepted,
+    /// What may be spoken on it.
+    entrances: Entrances,
     guard: SocketGuard,
     timer: UpgradeTimer,
 }
@@ -143,6 +146,7 @@ impl Socket {
     async fn upgrade(self, supervisor: Supervisor, shared: Shared) {
         let Self {
             accepted,
+            entrances,
             guard,
             timer,
         } = self;
@@ -151,7 +155,7 @@ impl Socket {
             biased;
             // Nothing is owed to a socket that is not a connection yet.
             () = shared.running.cancelled() => return,
-            raised = Box::pin(raise(accepted, &shared)) => raised,
+            raised = Box::pin(raise(accepted, entrances, &shared)) => raised,
         };
         match raised {
             Ok(raised) => {
@@ -174,7 +178,11 @@ impl Socket {
     }
 }
 
-async fn raise(accepted: Accepted, shared: &Shared) -> Result<Raised, Failure> {
+async fn raise(
+    accepted: Accepted,
+    entrances: Entrances,
+    shared: &Shared,
+) -> Result<Raised, Failure> {
     let Accepted {
         socket,
         mut remote,
@@ -195,7 +203,7 @@ async fn raise(accepted: Accepted, shared: &Shared) -> Result<Raised, Failure> {
             }
         }
     }
-    let upgraded = incoming.upgrade().await;
+    let upgraded = incoming.upgrade(entrances).await;
     let upgraded = upgraded.map_err(|error| Failure::Upgrade(remote, error))?;
     Ok(Raised {
         upgraded,
@@ -263,7 +271,11 @@ fn drive(mut connection: Connection, leftover: Leftover) -> impl Future<Output =
 fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
     ConnectionLabels {
         direction: Direction::Inbound,
-        transport: Transport::Tcp,
+        transport: match upgraded.entrance {
+            Entrance::Plain => Transport::Tcp,
+            Entrance::WebSocket => Transport::Ws,
+            Entrance::Secure => Transport::Wss,
+        },
         security: Security::Noise,
         muxer: match upgraded.muxer {
             Muxer::Yamux => metrics::Muxer::Yamux,

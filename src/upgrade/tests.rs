@@ -25,7 +25,9 @@ async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    Incoming::new(socket, context).upgrade().await
+    Incoming::new(socket, context)
+        .upgrade(Entrances::PLAIN)
+        .await
 }
 
 fn context() -> UpgradeContext {

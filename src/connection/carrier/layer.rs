@@ -111,11 +111,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`LayerError`]: there is nothing more to come.
-    pub fn decode(
-        &mut self,
-        bytes: &mut [u8],
-        asides: &mut Asides,
-    ) -> Result<Decoded, LayerError> {
+    pub fn decode(&mut self, bytes: &mut [u8], asides: &mut Asides) -> Result<Decoded, LayerError> {
         match self {
             Self::Private(cipher) => {
                 cipher.apply(bytes)?;

@@ -167,7 +167,11 @@ fn what_a_client_appends_is_masked() {
 #[test]
 fn what_is_wrapped_is_one_frame_between_an_answer_and_a_close() {
     for mask in [None, Some(MASK)] {
-        let role = if mask.is_some() { Role::Server } else { Role::Client };
+        let role = if mask.is_some() {
+            Role::Server
+        } else {
+            Role::Client
+        };
         for length in [0, 1, 125, 126, 70_000] {
             let mut bytes = vec![7; length];
             wrap(&mut bytes, Some(&[1; CONTROL_MAX]), Some(1000), mask);
@@ -177,7 +181,11 @@ fn what_is_wrapped_is_one_frame_between_an_answer_and_a_close() {
             assert_eq!(take(&mut inbound, &bytes).unwrap(), vec![7; length]);
             assert_eq!(inbound.closed(), Some(Some(1000)));
             assert_eq!(bytes[0] & 0x0f, Opcode::Pong as u8);
-            let next = if length > 0 { Opcode::Binary } else { Opcode::Close };
+            let next = if length > 0 {
+                Opcode::Binary
+            } else {
+                Opcode::Close
+            };
             assert_eq!(bytes[used + CONTROL_MAX] & 0x0f, next as u8);
         }
     }
