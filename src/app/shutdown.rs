@@ -72,7 +72,7 @@ impl Signals {
             // Who can ask no more has no wish left.
             Self::Asked(asked) => {
                 if asked.recv().await.is_none() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }

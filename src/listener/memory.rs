@@ -33,10 +33,15 @@ pub(super) struct Queue {
     waiting: Receiver<(End, SocketAddr)>,
 }
 
-/// A listener that believes to be at `local`, and its dialer. `entrances` is
-/// what may be spoken there.
+/// A listener that believes to be at `local`, and its dialer.
 #[must_use]
-pub fn listen(local: SocketAddr, entrances: Entrances) -> (WorkerSocket, Dialer) {
+pub fn listen(local: SocketAddr) -> (WorkerSocket, Dialer) {
+    listen_for(local, Entrances::PLAIN)
+}
+
+/// As [`listen`], with what may be spoken there.
+#[must_use]
+pub fn listen_for(local: SocketAddr, entrances: Entrances) -> (WorkerSocket, Dialer) {
     let (sender, waiting) = channel(BACKLOG.unsigned_abs() as usize);
     let socket = WorkerSocket {
         source: Source::Memory(Queue { waiting }),

@@ -6,6 +6,8 @@
 //! layer and counted in the pool. What the receiving side of a layer wants its
 //! sending side to say goes as [`Asides`], which hold one of a kind.
 
+use smallvec::SmallVec;
+
 use crate::engine::private_network::{Cipher, Spent};
 use crate::engine::websocket::WebSocketError;
 
@@ -92,11 +94,11 @@ impl Asides {
 
 /// The receiving sides of a connection's layers.
 #[derive(Default)]
-pub struct Inbound(Option<Box<Vec<Decoder>>>);
+pub struct Inbound(Option<Box<SmallVec<[Decoder; 1]>>>);
 
 /// The sending sides of a connection's layers.
 #[derive(Default)]
-pub struct Outbound(Option<Box<Vec<Encoder>>>);
+pub struct Outbound(Option<Box<SmallVec<[Encoder; 1]>>>);
 
 impl Decoder {
     /// How many bytes it keeps of what it could not decode.
