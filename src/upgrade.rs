@@ -281,6 +281,40 @@ pub async fn dial(
     dial_on(socket, context).await
 }
 
+/// As [`dial`], to a server that takes WebSocket at `host`, as it stands in a
+/// URL.
+///
+/// # Errors
+/// [`UpgradeError`]; the socket is closed.
+pub async fn dial_web(
+    socket: TcpStream,
+    host: &str,
+    context: &UpgradeContext,
+) -> Result<Upgraded<TcpStream>, UpgradeError> {
+    dial_web_on(socket, host, context).await
+}
+
+async fn dial_web_on<S>(
+    socket: S,
+    host: &str,
+    context: &UpgradeContext,
+) -> Result<Upgraded<S>, UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut opening = Vec::new();
+    let handshake = Handshake::initiator(&context.local, &mut opening)?;
+    let mut line = Line::new(socket);
+    let steps = async {
+        websocket::connect(&mut line, host).await?;
+        let mut upgraded = steps(line, context, Side::Dialer, handshake, &opening).await?;
+        upgraded.entrance = Entrance::WebSocket;
+        Ok(upgraded)
+    };
+    let timed = tokio::time::timeout(context.timeout, steps).await;
+    timed.map_err(|_| UpgradeError::Timeout(context.timeout))?
+}
+
 async fn dial_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod websocket;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
@@ -385,7 +387,7 @@ async fn a_proxy_tells_whom_it_forwards_and_the_rest_is_theirs() {
                     let mut incoming = Incoming::new(near, ours);
                     let source = incoming.source().await?;
                     assert_eq!(source, Source::Host("192.0.2.7:40000".parse().unwrap()));
-                    incoming.upgrade().await
+                    incoming.upgrade(Entrances::PLAIN).await
                 };
                 let peer = async {
                     far.write_all(header).await.unwrap();
@@ -428,7 +430,7 @@ async fn one_deadline_holds_over_all_steps() {
     let us = async {
         let mut incoming = Incoming::new(near, &context);
         incoming.source().await?;
-        incoming.upgrade().await
+        incoming.upgrade(Entrances::PLAIN).await
     };
     let peer = async {
         tokio::time::sleep(DEFAULT_TIMEOUT - Duration::from_secs(1)).await;
