@@ -402,7 +402,6 @@ fn an_address_that_is_not_ours_or_not_tcp_is_named() {
     );
     for address in [
         "/ip4/127.0.0.1/udp/1",
-        "/ip4/127.0.0.1/tcp/1/ws",
         "/dns4/example.org/tcp/1",
         "/ip4/127.0.0.1",
         "/tcp/1",
