@@ -8,6 +8,7 @@ mod access;
 mod certificates;
 pub mod cli;
 mod hosted;
+mod housekeeping;
 mod interfaces;
 pub mod logging;
 mod memory;

@@ -6,7 +6,6 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
 };
 
 use super::{
-    access, certificates, interfaces,
+    access, certificates, housekeeping, interfaces,
     observe::observe,
     peers,
     shutdown::{self, Signals},
@@ -222,7 +221,7 @@ impl Server {
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
         }
-        let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
+        let housekeeping = housekeeping::keep(self.shared.clone(), Arc::clone(&self.health));
         let until = CancellationToken::new();
         let rules = access::tend_rules(Arc::clone(&self.rulebook));
         let trimming = trimmer::task(&self.shared, self.memory_max);
@@ -371,32 +370,6 @@ async fn bind_admin(
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
-}
-
-/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
-/// manager's watchdog at rest while every worker lives.
-async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
-    let reservations = &shared.context.relay.reservations;
-    let peerstore = &shared.context.peerstore;
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watchdog = sd_notify::watchdog_enabled().is_some();
-    let mut stripe = 0;
-    loop {
-        ticks.tick().await;
-        let now = clock::now();
-        reservations.sweep(stripe, now);
-        peerstore.sweep(stripe, now);
-        // Both take a stripe modulo how many they have.
-        stripe = stripe.wrapping_add(1);
-        shared.limits.sweep(now);
-        shared.context.relay.circuits.bandwidth().sweep(now);
-        reservations.sweep_rates(now);
-        shared.context.relay.circuits.sweep_rates(now);
-        if watchdog && health.stalled(now).is_empty() {
-            shutdown::notify_alive();
-        }
-    }
 }
 
 fn warn_about(listeners: &Listeners) {

@@ -111,7 +111,7 @@ fn observe(context: &Context, event: AcceptEvent) {
         AcceptEvent::Admitted | AcceptEvent::Denied => {}
         AcceptEvent::Refused(refusal) => {
             metrics.socket_refused(refusal.label());
-            if refusal == Refusal::Total {
+            if matches!(refusal, Refusal::Total | Refusal::Sockets) {
                 context.connections.attend();
             }
         }

@@ -89,7 +89,7 @@ async fn whom_a_proxy_forwards_counts_and_is_seen_as_if_it_had_come_itself() {
         refused(&server, &way).await;
         refused(&server, &Way::from([81, 0, 0, host])).await;
     }
-    let per_ip = r#"waystation_sockets_refused_total{limit="per_ip"}"#;
+    let per_ip = r#"waystation_sockets_refused_total{reason="per_ip"}"#;
     assert_eq!(server.value(per_ip), 4.0);
     // The operator's rules are about whom the proxy forwards.
     let denied = b"PROXY TCP4 81.0.9.1 93.184.216.34 40000 4001\r\n";
