@@ -49,6 +49,7 @@ mod shutdown;
 mod stalling;
 mod store;
 mod trimming;
+mod websocket;
 
 use std::time::Duration;
 

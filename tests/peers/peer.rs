@@ -223,7 +223,9 @@ async fn drive(
 
 fn swarm(key: &Keypair, kind: Kind, muxer: Muxer) -> Swarm<Behaviour> {
     let id = key.public().to_peer_id();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    // Takes what it knows, which bare TCP would take for its own.
+    let tcp = libp2p_websocket::Config::new(tcp()).or_transport(tcp());
     let (circuits, client) = match kind {
         Kind::Bare => (OptionalTransport::none(), None),
         Kind::Client | Kind::Puncher => {

@@ -125,4 +125,7 @@ async fn an_oversize_frame_ends_an_upgrade() {
         .unwrap();
     let error = Incoming::new(near, &context).upgrade(WEB).await;
     assert_eq!(error.map(|_| ()).unwrap_err().label(), "websocket");
+    let mut answer = Vec::new();
+    far.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(&[0x88, 2, 3, 0xf1]), "{answer:?}");
 }
