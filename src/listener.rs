@@ -15,6 +15,7 @@ use crate::config::{FORMS, ListenAddress, Transport};
 use crate::upgrade::Entrances;
 
 use self::inherited::Claim;
+use self::ports::ports;
 
 pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
@@ -23,6 +24,7 @@ mod accept;
 mod inherited;
 pub mod memory;
 pub mod options;
+mod ports;
 
 /// Connections that the kernel completes for us while a worker is busy. The
 /// default `net.core.somaxconn` since Linux 5.4, which caps it anyway: about
@@ -103,14 +105,6 @@ struct Endpoint {
     /// The listen addresses that share it.
     spoken: Vec<ListenAddress>,
     entrances: Entrances,
-}
-
-/// A port that is asked for.
-struct Wanted<'a> {
-    /// As configured, the first of those that share it.
-    address: &'a Multiaddr,
-    requested: SocketAddr,
-    spoken: Vec<ListenAddress>,
 }
 
 impl Listeners {
@@ -371,32 +365,6 @@ fn bind_error(address: &Multiaddr, reason: BindFailure) -> ListenError {
         address: address.clone(),
         reason,
     }
-}
-
-/// The ports that are asked for, each with all that is spoken there. Port 0 is
-/// another one each time.
-fn ports(addresses: &[Multiaddr]) -> Result<Vec<Wanted<'_>>, ListenError> {
-    let mut ports: Vec<Wanted<'_>> = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let spoken = ListenAddress::of(address)
-            .filter(|spoken| spoken.transport != Transport::Quic)
-            .ok_or_else(|| ListenError::Unsupported {
-                address: address.clone(),
-            })?;
-        let requested = spoken.socket;
-        let shared = ports
-            .iter_mut()
-            .find(|port| port.requested == requested && requested.port() != 0);
-        match shared {
-            Some(port) => port.spoken.push(spoken),
-            None => ports.push(Wanted {
-                address,
-                requested,
-                spoken: vec![spoken],
-            }),
-        }
-    }
-    Ok(ports)
 }
 
 #[cfg(test)]
