@@ -29,11 +29,14 @@ use crate::connection::carrier::layer::LayerError;
 use crate::connection::carrier::{CarrierError, Layers, Socket};
 use crate::engine::demux::Side;
 use crate::engine::handshake::{
-    Established, Handshake, HandshakeError, KeyError, Local, StaticKey,
+    Established, Handshake, HandshakeError, KeyError, Local, StaticKey, TlsLocal,
 };
 use crate::engine::muxer::Muxer;
 use crate::engine::private_network::PrivateKey;
 use crate::engine::record::{OpenKey, SealKey};
+use crate::engine::security::Security;
+use crate::engine::tls::TlsError;
+use crate::identity::certificate::CertificateFault;
 use crate::engine::websocket::upgrade::UpgradeError as HttpError;
 use crate::identity::{Identity, SigningError};
 use crate::wire::DecodeError;
@@ -42,7 +45,8 @@ use crate::wire::proxy::{self, Source};
 /// Time for a whole upgrade, as go's accept path has it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What all upgrades of this process share: one static key, signed once.
+/// What all upgrades of this process share: one static key and one certificate,
+/// each signed once.
 pub struct UpgradeContext {
     local: Local,
     /// Deadline over the whole upgrade, counted from its start.
@@ -52,16 +56,36 @@ pub struct UpgradeContext {
 }
 
 impl UpgradeContext {
-    /// Makes the static key and has `identity` sign it. `muxers` are offered
-    /// in this order; the deadline is [`DEFAULT_TIMEOUT`].
+    /// Offers every security protocol there is, and `muxers` in this order; the
+    /// deadline is [`DEFAULT_TIMEOUT`].
     ///
     /// # Errors
     /// [`ContextError`] if no key can be made or signed.
     pub fn new(identity: &Identity, muxers: &[Muxer]) -> Result<Self, ContextError> {
+        Self::offering(identity, &Security::ALL, muxers)
+    }
+
+    /// Makes the keys and has `identity` sign them. `security` and `muxers` are
+    /// offered in this order; a dialer proposes the first security protocol and
+    /// no other.
+    ///
+    /// # Errors
+    /// [`ContextError`] if no key can be made or signed.
+    pub fn offering(
+        identity: &Identity,
+        security: &[Security],
+        muxers: &[Muxer],
+    ) -> Result<Self, ContextError> {
         let key = StaticKey::generate()?;
         let signature = identity.sign(&key.signed_bytes())?;
+        let certificate = identity.certificate()?;
+        let tls = TlsLocal {
+            server: certificate.server(&[]),
+            client: certificate.client(&[]),
+        };
+        let local = Local::new(key, identity.public_key_protobuf(), &signature, muxers);
         Ok(Self {
-            local: Local::new(key, identity.public_key_protobuf(), &signature, muxers),
+            local: local.with_tls(tls, security),
             timeout: DEFAULT_TIMEOUT,
             private: None,
         })
@@ -77,6 +101,9 @@ pub enum ContextError {
     /// No signature over it.
     #[error("the identity cannot sign the noise key: {0}")]
     Sign(#[from] SigningError),
+    /// No certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFault),
 }
 
 /// A connection that is up: its peer is known and its records are sealed.
@@ -91,9 +118,11 @@ pub struct Upgraded<S = Socket> {
     pub peer_id: PeerId,
     /// The key it proved to hold.
     pub public_key: PublicKey,
+    /// What secures it.
+    pub security: Security,
     /// The muxer to run.
     pub muxer: Muxer,
-    /// Whether the Noise payloads settled the muxer, without a round trip.
+    /// Whether the handshake itself settled the muxer, without a round trip.
     pub early_muxer: bool,
     /// Seals what we send next.
     pub seal: SealKey,
@@ -149,6 +178,8 @@ impl UpgradeError {
         "unread",
         "multistream",
         "noise",
+        "tls",
+        "certificate",
         "identity",
         "signature",
         "record",
@@ -172,6 +203,10 @@ impl UpgradeError {
                 | HandshakeError::Noise(_)
                 | HandshakeError::Payload(_)
                 | HandshakeError::Over => "noise",
+                HandshakeError::Tls(TlsError::Refused(
+                    rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented,
+                )) => "certificate",
+                HandshakeError::Tls(_) => "tls",
                 HandshakeError::IdentityKey => "identity",
                 HandshakeError::Signature => "signature",
                 HandshakeError::Record(_) => "record",
@@ -351,6 +386,7 @@ impl<S> Upgraded<S> {
         let Established {
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,
@@ -364,6 +400,7 @@ impl<S> Upgraded<S> {
             entrance: Entrance::Plain,
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,

@@ -14,9 +14,9 @@ use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
     clock,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
-    engine::{demux::Side, muxer::Muxer},
+    engine::{demux::Side, muxer::Muxer, security::Security},
     listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop},
-    metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
+    metrics::{self, ConnectionLabels, Direction, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
     upgrade::{Entrance, Entrances, Incoming, UpgradeContext, UpgradeError, Upgraded},
     wire::proxy::Source,
@@ -276,7 +276,10 @@ fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
             Entrance::WebSocket => Transport::Ws,
             Entrance::Secure => Transport::Wss,
         },
-        security: Security::Noise,
+        security: match upgraded.security {
+            Security::Noise => metrics::Security::Noise,
+            Security::Tls => metrics::Security::Tls,
+        },
         muxer: match upgraded.muxer {
             Muxer::Yamux => metrics::Muxer::Yamux,
             Muxer::Mplex => metrics::Muxer::Mplex,

@@ -37,7 +37,7 @@ label_values! {
 
 label_values! {
     /// The protocol that authenticated and encrypts a connection.
-    Security { Noise = "/noise" }
+    Security { Noise = "/noise", Tls = "/tls/1.0.0" }
 }
 
 label_values! {

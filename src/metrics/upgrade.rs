@@ -21,6 +21,8 @@ const CAUSES: &[&str] = &[
     "unread",
     "multistream",
     "noise",
+    "tls",
+    "certificate",
     "identity",
     "signature",
     "record",

@@ -30,8 +30,10 @@ pub(crate) struct Behaviour {
 
 pub(crate) type Event = SwarmEvent<BehaviourEvent>;
 
+type Deed = Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>;
+
 enum Command {
-    Do(Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>),
+    Do(Deed),
     Freeze,
 }
 

@@ -42,8 +42,8 @@ impl Server {
         })
         .unwrap_or_else(|error| panic!("{error}"));
         let (socket, dialer) = listen(SocketAddr::from(([93, 184, 216, 34], 4001)));
-        let bound: Multiaddr = ADDRESS.parse().unwrap();
-        let hosted = Hosted::new(&loaded, Identity::generate(), &[bound], vec![socket]);
+        let bound: [Multiaddr; 1] = [ADDRESS.parse().unwrap()];
+        let hosted = Hosted::new(&loaded, Identity::generate(), &bound, vec![socket]);
         let hosted = hosted.await.unwrap();
         Self {
             peer_id: hosted.peer_id().to_string().parse().unwrap(),
