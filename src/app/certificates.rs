@@ -15,6 +15,8 @@ use crate::clock;
 use crate::config::{ConfigError, ListenAddress, Loaded};
 use crate::metrics::CertificateMetrics;
 
+use super::worker::Shared;
+
 /// How often the files are looked at: a renewal comes weeks before it is needed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -57,7 +59,16 @@ const fn key_of(fault: &CertificateFault) -> &'static str {
 
 /// Reads the files again when they have changed, or when a signal asks for it.
 /// Does not end.
-pub(super) async fn tend(
+pub(super) fn tend(
+    certificates: Option<Arc<Certificates>>,
+    shared: &Shared,
+    hangup: Option<Signal>,
+) -> impl Future<Output = ()> + use<> {
+    let metrics = Arc::clone(&shared.context.metrics.certificates);
+    look_after(certificates, metrics, hangup)
+}
+
+async fn look_after(
     certificates: Option<Arc<Certificates>>,
     metrics: Arc<CertificateMetrics>,
     mut hangup: Option<Signal>,

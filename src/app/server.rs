@@ -161,8 +161,10 @@ impl Server {
             config, &identity, addresses, access, &buffers, &metrics, &store,
         );
         let limits = Limits::with_systems(&config.connections, files.systems);
+        let (private, certificates) = (files.private_network, files.certificates);
+        let upgrade = upgrade_context(config, &identity, private, certificates.as_ref())?;
         let shared = worker::Shared {
-            upgrade: Arc::new(upgrade_context(config, &identity, files.private_network)?),
+            upgrade: Arc::new(upgrade),
             admission: Arc::new(Admission {
                 limits: Arc::clone(&limits),
                 access: Arc::clone(&context.relay.access),
@@ -187,7 +189,7 @@ impl Server {
             workers: Vec::new(),
             hosted: Vec::new(),
             store,
-            certificates: files.certificates,
+            certificates,
             write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
             memory_max: config.memory.max,
@@ -228,8 +230,7 @@ impl Server {
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
-        let metrics = Arc::clone(&self.shared.context.metrics.certificates);
-        let tending = certificates::tend(self.certificates, metrics, signals.take_hangup());
+        let tending = certificates::tend(self.certificates, &self.shared, signals.take_hangup());
         background(&supervisor, "certificates", &until, tending);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
@@ -340,12 +341,14 @@ fn upgrade_context(
     config: &Config,
     identity: &Identity,
     private: Option<PrivateKey>,
+    certificates: Option<&Arc<Certificates>>,
 ) -> anyhow::Result<UpgradeContext> {
     let listen = &config.listen;
     let mut context = UpgradeContext::offering(identity, &listen.security, &listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
     context.private = private;
+    context.secure = certificates.map(|certificates| certificates.server_config());
     Ok(context)
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::config::value::units::show_size;
 
 /// What can be spoken on a listen address.
-const SERVED: [Transport; 2] = [Transport::Tcp, Transport::Ws];
+const SERVED: [Transport; 3] = [Transport::Tcp, Transport::Ws, Transport::Wss];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -632,8 +632,19 @@ mod tests {
 
     #[test]
     fn secure_websocket_needs_a_certificate_and_each_certificate_its_key() {
+        for address in ["/ip6/::/tcp/1/wss", "/ip6/::/tcp/1/tls/sni/a.example/ws"] {
+            assert_eq!(
+                reason(&[&format!("listen.addresses={address}")]),
+                format!("{address} needs tls.certificate_files and tls.key_files, for browsers")
+            );
+        }
         let pair = ["tls.certificate_files=a.pem", "tls.key_files=a.key"];
-        load(&pair).unwrap();
+        load(&["listen.addresses=/ip6/::/tcp/1/tls/ws", pair[0], pair[1]]).unwrap();
+        let twice = "listen.addresses=/ip6/::/tcp/1/tls/ws,/ip6/::/tcp/1/wss";
+        assert_eq!(
+            reason(&[twice, pair[0], pair[1]]),
+            "/ip6/::/tcp/1/wss is listed twice"
+        );
         assert_eq!(reason(&[pair[0]]), "0 keys for 1 in tls.certificate_files");
     }
 

@@ -11,6 +11,7 @@
 pub mod layer;
 pub mod memory;
 mod socket;
+pub mod tls;
 pub mod websocket;
 
 use std::{

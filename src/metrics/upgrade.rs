@@ -15,6 +15,7 @@ const CAUSES: &[&str] = &[
     "eof",
     "io",
     "proxy",
+    "outer_tls",
     "http",
     "websocket",
     "private_network",

@@ -6,6 +6,7 @@
 mod websocket;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -21,6 +22,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock;
+use crate::connection::carrier::layer::LayerError;
+use crate::engine::handshake::HandshakeError;
 use crate::engine::private_network::NONCE_LEN;
 use crate::engine::record::Opened;
 
@@ -167,13 +170,16 @@ fn every_failure_has_a_listed_label() {
     use crate::engine::negotiate::NegotiateError;
     use crate::engine::private_network::Spent;
     use crate::engine::record::RecordError;
+    use crate::engine::tls::TlsError;
     use crate::engine::websocket::WebSocketError;
+    use crate::engine::websocket::upgrade::UpgradeError as HttpError;
     let negotiation = NegotiateError::NoAgreement;
     let failures = [
         UpgradeError::Timeout(DEFAULT_TIMEOUT),
         UpgradeError::Eof,
         UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
         UpgradeError::Proxy(DecodeError::Malformed("no header")),
+        UpgradeError::NoCertificate,
         HttpError::NoUpgrade.into(),
         LayerError::WebSocket(WebSocketError::Masking).into(),
         UpgradeError::Layer(LayerError::Private(Spent)),

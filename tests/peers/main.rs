@@ -48,6 +48,7 @@ macro_rules! over_tls {
     };
 }
 
+mod authority;
 mod hop;
 mod peer;
 mod server;
@@ -57,10 +58,12 @@ mod connect;
 mod identify;
 mod leaving;
 mod limits;
+mod nginx;
 mod punching;
 mod refusals;
 mod remembering;
 mod reserve;
+mod secure_websocket;
 mod shutdown;
 mod stalling;
 mod store;

@@ -15,6 +15,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, relay, tcp,
 use tokio::sync::mpsc;
 
 use crate::PROMPT;
+use crate::authority;
 use crate::server::Server;
 
 /// Streams one peer may have open, of either muxer.
@@ -254,7 +255,9 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     let id = key.public().to_peer_id();
     let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     // Takes what it knows, which bare TCP would take for its own.
-    let tcp = libp2p_websocket::Config::new(tcp()).or_transport(tcp());
+    let mut web = libp2p_websocket::Config::new(tcp());
+    web.set_tls_config(authority::trusted());
+    let tcp = web.or_transport(tcp());
     let (circuits, client) = match kind {
         Kind::Bare => (OptionalTransport::none(), None),
         Kind::Client | Kind::Puncher => {

@@ -9,8 +9,10 @@
 use smallvec::SmallVec;
 
 use crate::engine::private_network::{Cipher, Spent};
+use crate::engine::record::RecordError;
 use crate::engine::websocket::WebSocketError;
 
+use super::tls::{RecordDecoder, RecordEncoder};
 use super::websocket::{FrameDecoder, FrameEncoder};
 
 /// Most layers: TLS, WebSocket, private network.
@@ -26,6 +28,8 @@ pub enum Decoder {
     Private(Cipher),
     /// The frames of WebSocket.
     WebSocket(FrameDecoder),
+    /// The TLS around WebSocket.
+    Tls(RecordDecoder),
 }
 
 /// A layer's sending side.
@@ -34,6 +38,8 @@ pub enum Encoder {
     Private(Cipher),
     /// The frames of WebSocket.
     WebSocket(FrameEncoder),
+    /// The TLS around WebSocket.
+    Tls(RecordEncoder),
 }
 
 /// How the peer broke the rules of a layer, or a layer came to its end.
@@ -45,6 +51,9 @@ pub enum LayerError {
     /// The frames of WebSocket.
     #[error("websocket: {0}")]
     WebSocket(#[from] WebSocketError),
+    /// The TLS around WebSocket.
+    #[error("outer tls: {0}")]
+    Tls(#[from] RecordError),
 }
 
 impl LayerError {
@@ -54,6 +63,7 @@ impl LayerError {
         match self {
             Self::Private(_) => "private_network",
             Self::WebSocket(_) => "websocket",
+            Self::Tls(_) => "outer_tls",
         }
     }
 }
@@ -76,6 +86,8 @@ pub struct Asides {
     pub pong: Option<Vec<u8>>,
     /// A WebSocket close frame with this code.
     pub close: Option<u16>,
+    /// The peer of the outer TLS has a new key and asks for one of ours.
+    pub renew: bool,
 }
 
 impl Asides {
@@ -89,6 +101,7 @@ impl Asides {
     pub fn merge(&mut self, later: Self) {
         self.pong = later.pong.or(self.pong.take());
         self.close = self.close.or(later.close);
+        self.renew |= later.renew;
     }
 }
 
@@ -106,6 +119,7 @@ impl Decoder {
     pub fn kept(&self) -> usize {
         match self {
             Self::Private(_) | Self::WebSocket(_) => 0,
+            Self::Tls(records) => records.kept(),
         }
     }
 
@@ -123,6 +137,7 @@ impl Decoder {
                 })
             }
             Self::WebSocket(frames) => Ok(frames.decode(bytes, asides)?),
+            Self::Tls(records) => Ok(records.decode(bytes, asides)?),
         }
     }
 }
@@ -137,6 +152,7 @@ impl Encoder {
         match self {
             Self::Private(cipher) => cipher.apply(bytes)?,
             Self::WebSocket(frames) => frames.encode(bytes, asides),
+            Self::Tls(records) => records.encode(bytes, asides)?,
         }
         Ok(())
     }
@@ -246,6 +262,7 @@ mod tests {
             asides.merge(Asides {
                 pong: pong.map(|byte| vec![byte]),
                 close,
+                ..Asides::default()
             });
         }
         assert_eq!((asides.pong, asides.close), (Some(vec![2]), Some(1000)));

@@ -100,6 +100,7 @@ mod tests {
         let mut asides = Asides {
             pong: Some(b"unasked".to_vec()),
             close: Some(1001),
+            ..Asides::default()
         };
         client.encode(&mut bytes, &asides);
 
