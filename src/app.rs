@@ -7,6 +7,7 @@
 mod access;
 mod certificates;
 pub mod cli;
+mod descriptors;
 mod hosted;
 mod housekeeping;
 mod interfaces;
@@ -14,6 +15,7 @@ pub mod logging;
 mod memory;
 mod observe;
 mod peers;
+mod quic;
 mod server;
 mod shutdown;
 mod store;

@@ -42,10 +42,11 @@ pub(crate) use value::units;
 schema::sections! {
     /// Where peers reach us.
     listen: ListenConfig {
-        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or "/ip6/…/tcp/PORT",
-        /// with "/ws" behind it for WebSocket and "/tls/ws" for secure WebSocket,
-        /// which needs a certificate (see tls). Several may share a port. Port 0
-        /// takes a free port, which the start banner names.
+        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or
+        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…". Behind a TCP
+        /// port "/ws" is WebSocket and "/tls/ws" secure WebSocket, which needs a
+        /// certificate (see tls); all of TCP may share a port. Port 0 takes a
+        /// free port, which the start banner names.
         addresses: Vec<Multiaddr> = default_listen_addresses(),
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.
@@ -331,9 +332,14 @@ pub enum LogFormat {
 }
 
 fn default_listen_addresses() -> Vec<Multiaddr> {
-    ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"]
-        .map(|address| address.parse().expect("a literal multiaddr"))
-        .to_vec()
+    [
+        "/ip4/0.0.0.0/tcp/4001",
+        "/ip6/::/tcp/4001",
+        "/ip4/0.0.0.0/udp/4001/quic-v1",
+        "/ip6/::/udp/4001/quic-v1",
+    ]
+    .map(|address| address.parse().expect("a literal multiaddr"))
+    .to_vec()
 }
 
 #[cfg(test)]

@@ -19,12 +19,15 @@ use self::ports::ports;
 
 pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
+pub use self::udp::UdpListeners;
 
 mod accept;
 mod inherited;
 pub mod memory;
 pub mod options;
 mod ports;
+pub mod quic;
+mod udp;
 
 /// Connections that the kernel completes for us while a worker is busy. The
 /// default `net.core.somaxconn` since Linux 5.4, which caps it anyway: about
@@ -116,6 +119,8 @@ impl Listeners {
     /// an address is taken in place of binding; being one socket, it is shared
     /// by all workers through duplicates of its descriptor, so every idle
     /// worker wakes for each connection and the first one takes it.
+    ///
+    /// Addresses of QUIC are left to [`UdpListeners`].
     ///
     /// `/ip6/::` on a host without IPv6 is passed over if anything else can be
     /// opened: see [`unavailable`](Self::unavailable).

@@ -23,6 +23,7 @@ mod peerstore;
 mod pools;
 mod process;
 mod pulled;
+mod quic;
 mod reference;
 mod relay;
 mod sharded;
@@ -50,6 +51,7 @@ pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
 pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
+pub use quic::{LingerGuard, QuicMetrics};
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use store::StoreMetrics;
@@ -80,6 +82,7 @@ pub struct Metrics {
     pub identify: Arc<IdentifyMetrics>,
     pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub quic: Arc<QuicMetrics>,
     pub store: Arc<StoreMetrics>,
     pub access: Arc<AccessMetrics>,
     pub certificates: Arc<CertificateMetrics>,
@@ -114,6 +117,7 @@ impl Metrics {
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let quic = Arc::new(QuicMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
         let access = Arc::new(AccessMetrics::new(&mut declare));
         let certificates = Arc::new(CertificateMetrics::new(&mut declare));
@@ -132,6 +136,7 @@ impl Metrics {
             identify,
             peerstore,
             pools,
+            quic,
             store,
             access,
             certificates,

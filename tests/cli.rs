@@ -558,7 +558,10 @@ fn a_certificate_that_cannot_be_served_is_refused_in_one_line() {
     let directory = host.directory.path();
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["relay.example".to_owned()]).unwrap();
-    let issue = |params: &rcgen::CertificateParams| params.self_signed(&key).unwrap().pem();
+    let issue = |params: &rcgen::CertificateParams| {
+        let certificate = params.clone().self_signed(&key);
+        certificate.unwrap().pem()
+    };
     let (chain, key_file) = (directory.join("chain.pem"), directory.join("key.pem"));
     fs::write(&chain, issue(&params)).unwrap();
     fs::write(&key_file, key.serialize_pem()).unwrap();

@@ -18,7 +18,12 @@ use super::{
 use crate::config::value::units::show_size;
 
 /// What can be spoken on a listen address.
-const SERVED: [Transport; 3] = [Transport::Tcp, Transport::Ws, Transport::Wss];
+const SERVED: [Transport; 4] = [
+    Transport::Tcp,
+    Transport::Quic,
+    Transport::Ws,
+    Transport::Wss,
+];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -609,7 +614,7 @@ mod tests {
     #[test]
     fn listen_addresses_are_ip_and_tcp_and_each_once() {
         for address in [
-            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/udp/4001",
             "/dns4/localhost/tcp/4001",
             "/ip4/0.0.0.0",
             "/ip4/0.0.0.0/tcp/4001/ws/tls",

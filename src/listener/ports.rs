@@ -16,16 +16,17 @@ pub(super) struct Wanted<'a> {
     pub(super) spoken: Vec<ListenAddress>,
 }
 
-/// The ports that are asked for, each with all that is spoken there. Port 0 is
+/// The TCP ports that are asked for, each with all that is spoken there. Port 0 is
 /// another one each time.
 pub(super) fn ports(addresses: &[Multiaddr]) -> Result<Vec<Wanted<'_>>, ListenError> {
     let mut ports: Vec<Wanted<'_>> = Vec::with_capacity(addresses.len());
     for address in addresses {
-        let spoken = ListenAddress::of(address)
-            .filter(|spoken| spoken.transport != Transport::Quic)
-            .ok_or_else(|| ListenError::Unsupported {
-                address: address.clone(),
-            })?;
+        let spoken = ListenAddress::of(address).ok_or_else(|| ListenError::Unsupported {
+            address: address.clone(),
+        })?;
+        if spoken.transport == Transport::Quic {
+            continue;
+        }
         let requested = spoken.socket;
         let shared = ports
             .iter_mut()

@@ -28,6 +28,7 @@ const CAUSES: &[&str] = &[
     "signature",
     "record",
     "muxer",
+    "quic",
     "refused",
     "abandoned",
 ];

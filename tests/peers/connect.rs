@@ -18,7 +18,7 @@ const BULK_BYTES: u64 = 100 << 20;
 /// build, with the other tests beside it: far below what is normal.
 const BULK_MAX: Duration = Duration::from_secs(100);
 
-over_both_muxers! {
+over_muxers_and_quic! {
     two_peers_meet_and_ping_through_the_relay
     a_hundred_mebibytes_pass_each_way
     one_direction_ends_and_the_other_goes_on
@@ -33,7 +33,8 @@ over_tls! {
 }
 
 async fn two_peers_meet_and_ping_through_the_relay(way: impl Into<Way>) {
-    let server = Server::start(&[]);
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
     let (mut source, mut target) = meet(&server, way).await;
     server.until(CIRCUITS, 1.0).await;
     source.until_pinged(target.id(), 5).await;
@@ -44,7 +45,11 @@ async fn two_peers_meet_and_ping_through_the_relay(way: impl Into<Way>) {
 }
 
 async fn a_hundred_mebibytes_pass_each_way(way: impl Into<Way>) {
-    let server = Server::start(&["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"]);
+    let way = way.into();
+    let server = Server::start_for(
+        way,
+        &["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"],
+    );
     let (source, target) = meet(&server, way).await;
     let mut offered = target.streams().accept(BULK).unwrap();
     within(BULK_MAX, "a hundred mebibytes each way", async {
@@ -70,7 +75,8 @@ async fn a_hundred_mebibytes_pass_each_way(way: impl Into<Way>) {
 }
 
 async fn one_direction_ends_and_the_other_goes_on(way: impl Into<Way>) {
-    let server = Server::start(&[]);
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
     let (source, target, mut offers) = hop::pair(&server, way).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     within(PROMPT, "half-closing", async {
@@ -92,7 +98,8 @@ async fn one_direction_ends_and_the_other_goes_on(way: impl Into<Way>) {
 }
 
 async fn bytes_behind_a_request_belong_to_the_circuit(way: impl Into<Way>) {
-    let server = Server::start(&[]);
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
     let (source, target, mut offers) = hop::pair(&server, way).await;
     let early = pattern(5, 0, 20_000);
     let ((answer, near), (_, _, mut far)) = futures::join!(

@@ -48,6 +48,19 @@ macro_rules! over_tls {
     };
 }
 
+/// As [`over_both_muxers`], and one over QUIC, which needs none.
+macro_rules! over_muxers_and_quic {
+    ($($name:ident)*) => {
+        over_both_muxers! { $($name)* }
+        mod over_quic {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                Box::pin(super::$name(crate::peer::Muxer::Quic)).await;
+            }
+        )*}
+    };
+}
+
 mod authority;
 mod hop;
 mod peer;
@@ -60,6 +73,8 @@ mod leaving;
 mod limits;
 mod nginx;
 mod punching;
+mod quic;
+mod quic_client;
 mod refusals;
 mod remembering;
 mod reserve;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
@@ -11,7 +12,9 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, relay, tcp, tls, yamux};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, quic, relay, tcp, tls, yamux,
+};
 use tokio::sync::mpsc;
 
 use crate::PROMPT;
@@ -28,6 +31,8 @@ const PING_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Muxer {
     Yamux,
     Mplex,
+    /// QUIC's own streams, instead of TCP and Noise.
+    Quic,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +283,19 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(600))
         .with_max_negotiating_inbound_streams(STREAMS_MAX);
-    let transport = secured(circuits.or_transport(tcp), key, way);
+    let transport = if way.muxer == Muxer::Quic {
+        // What runs inside a circuit is secured and multiplexed as elsewhere.
+        let circuits = secured(circuits, key, Muxer::Yamux.into());
+        quic::tokio::Transport::new(quic::Config::new(key))
+            .or_transport(circuits)
+            .map(|output, _| match output {
+                Either::Left((peer, connection)) => (peer, StreamMuxerBox::new(connection)),
+                Either::Right(connection) => connection,
+            })
+            .boxed()
+    } else {
+        secured(circuits.or_transport(tcp), key, way)
+    };
     Swarm::new(transport, behaviour, id, config)
 }
 
@@ -298,14 +315,14 @@ where
         Security::Noise => {
             let secured = transport.authenticate(noise::Config::new(key).unwrap());
             match way.muxer {
-                Muxer::Yamux => secured.multiplex(yamux).boxed(),
+                Muxer::Yamux | Muxer::Quic => secured.multiplex(yamux).boxed(),
                 Muxer::Mplex => secured.multiplex(mplex).boxed(),
             }
         }
         Security::Tls => {
             let secured = transport.authenticate(tls::Config::new(key).unwrap());
             match way.muxer {
-                Muxer::Yamux => secured.multiplex(yamux).boxed(),
+                Muxer::Yamux | Muxer::Quic => secured.multiplex(yamux).boxed(),
                 Muxer::Mplex => secured.multiplex(mplex).boxed(),
             }
         }
