@@ -54,8 +54,9 @@ impl Nginx {
     async fn try_start(body: &str, files: &Files) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path().display();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
         let body = body
             .replace("PORT", &port.to_string())
             .replace("CHAIN", &files.chain().display().to_string())
