@@ -15,7 +15,7 @@ use tokio::{
 };
 use waystation::{
     clock,
-    config::{AccessLists, Config},
+    config::{AccessLists, Config, Transport},
     connection::{Connection, Context, Handover, Remote},
     engine::{
         demux::Side,
@@ -119,7 +119,11 @@ impl Server {
             let peer = libp2p_identity::PeerId::random();
             let (mut connection, leftover) = Connection::new(
                 Arc::clone(&self.context),
-                Remote { peer, address },
+                Remote {
+                    peer,
+                    address,
+                    transport: Transport::Tcp,
+                },
                 Handover {
                     socket: near.into(),
                     layers: Default::default(),

@@ -75,23 +75,30 @@ impl ListenAddress {
     /// told it.
     #[must_use]
     pub fn at(&self, local: SocketAddr) -> Multiaddr {
-        let bare = Multiaddr::from(local.ip());
-        match self.transport {
-            Transport::Tcp => bare.with(Protocol::Tcp(local.port())),
-            Transport::Quic => bare
-                .with(Protocol::Udp(local.port()))
-                .with(Protocol::QuicV1),
-            Transport::Ws => bare
+        match &self.server_name {
+            Some(name) if self.transport == Transport::Wss => Multiaddr::from(local.ip())
                 .with(Protocol::Tcp(local.port()))
+                .with(Protocol::Tls)
+                .with(Protocol::Sni(name.into()))
                 .with(Protocol::Ws("/".into())),
-            Transport::Wss => {
-                let secure = bare.with(Protocol::Tcp(local.port())).with(Protocol::Tls);
-                let named = match &self.server_name {
-                    Some(name) => secure.with(Protocol::Sni(name.into())),
-                    None => secure,
-                };
-                named.with(Protocol::Ws("/".into()))
-            }
+            _ => self.transport.address(local),
+        }
+    }
+}
+
+impl Transport {
+    /// The multiaddr of a socket at which this is spoken.
+    #[must_use]
+    pub fn address(self, socket: SocketAddr) -> Multiaddr {
+        let bare = Multiaddr::from(socket.ip());
+        let tcp = || bare.clone().with(Protocol::Tcp(socket.port()));
+        match self {
+            Self::Tcp => tcp(),
+            Self::Quic => bare
+                .with(Protocol::Udp(socket.port()))
+                .with(Protocol::QuicV1),
+            Self::Ws => tcp().with(Protocol::Ws("/".into())),
+            Self::Wss => tcp().with(Protocol::Tls).with(Protocol::Ws("/".into())),
         }
     }
 }

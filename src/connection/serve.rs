@@ -182,7 +182,9 @@ impl<E: Sending> Session<E> {
             Served::Identify => {
                 self.serves(stream, Service::Identify, Handler::Spent);
                 pass.output.clear();
-                self.context.answer.write(self.remote.address, pass.output);
+                self.context
+                    .answer
+                    .write(self.remote.address, self.remote.transport, pass.output);
                 self.send(stream, pass);
                 self.finish_stream(stream, pass);
                 self.context.metrics.identify.sent();

@@ -10,9 +10,10 @@
 use std::{net::SocketAddr, time::Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 
 use crate::{
+    config::Transport,
     identity::Identity,
     service::{Menu, gather::Gather},
     state::{
@@ -64,8 +65,8 @@ impl Answer {
     }
 
     /// Appends the message for a peer that we see at `remote`.
-    pub fn write(&self, remote: SocketAddr, output: &mut Vec<u8>) {
-        let observed = observed_address(remote).to_vec();
+    pub fn write(&self, remote: SocketAddr, transport: Transport, output: &mut Vec<u8>) {
+        let observed = observed_address(remote, transport).to_vec();
         let reach = Reach::of(remote.ip()) as usize;
         let addresses = &self.addresses[reach];
         Identify {
@@ -104,8 +105,9 @@ fn sign(identity: &Identity, addresses: &[Vec<u8>], seq: u64) -> Option<Vec<u8>>
 
 /// The address that a peer comes from, as a multiaddr.
 #[must_use]
-pub fn observed_address(remote: SocketAddr) -> Multiaddr {
-    Multiaddr::from(remote.ip().to_canonical()).with(Protocol::Tcp(remote.port()))
+pub fn observed_address(remote: SocketAddr, transport: Transport) -> Multiaddr {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    transport.address(remote)
 }
 
 /// Why what a peer said of itself was not kept.

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::ear::{Ear, Heard};
+use crate::config::Transport;
 use crate::{
     clock,
     config::{AccessLists, Config},
@@ -228,7 +229,11 @@ impl Server {
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
-            Remote { peer: id, address },
+            Remote {
+                peer: id,
+                address,
+                transport: Transport::Tcp,
+            },
             Handover {
                 socket: accepted.into(),
                 layers: Layers::default(),
