@@ -29,6 +29,7 @@ use ipnet::IpNet;
 use multiaddr::Multiaddr;
 
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 
 pub use host::Host;
 pub use listen_address::{FORMS, ListenAddress, Transport};
@@ -48,6 +49,9 @@ schema::sections! {
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.
         muxers: Vec<Muxer> = Muxer::ALL.to_vec(),
+        /// What may secure a connection over TCP. One that is left out is
+        /// switched off; which one it is, the peer chooses.
+        security: Vec<Security> = Security::ALL.to_vec(),
         /// Ranges of the reverse proxies that forward connections to us with the
         /// PROXY protocol, version 1 or 2. A connection from there has to begin
         /// with its header, and counts for the address in it: for limits, rules
@@ -432,6 +436,7 @@ mod tests {
         let loaded = flags(&[
             "listen.addresses=/ip4/127.0.0.1/tcp/0,/ip6/::1/tcp/0",
             "listen.muxers=[\"mplex\"]",
+            "listen.security=[\"tls\"]",
             "announce.addresses=/dns4/relay.example.org/tcp/4001",
             "state.directory=/var/lib/a \"quoted\" place",
             "relay.circuit_duration_max=0",
@@ -447,6 +452,7 @@ mod tests {
         assert_eq!(loaded.config.relay.circuit_bytes_max, None);
         assert_eq!(loaded.config.admin.address, None);
         assert_eq!(loaded.config.listen.muxers, [Muxer::Mplex]);
+        assert_eq!(loaded.config.listen.security, [Security::Tls]);
         let denied = [PEER, "192.0.2.0/24", "2001:db8::1"].map(|text| text.parse().unwrap());
         assert_eq!(loaded.config.access.deny, denied);
 
@@ -507,6 +513,7 @@ mod tests {
             "connections.rate_per_ip=inf",
             "listen.addresses=0.0.0.0:4001",
             "listen.muxers=yamux,smux",
+            "listen.security=secio",
             "admin.address=localhost:9464",
             "log.format=xml",
         ] {

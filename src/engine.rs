@@ -15,4 +15,6 @@ pub mod muxer;
 pub mod negotiate;
 pub mod private_network;
 pub mod record;
+pub mod security;
+pub mod tls;
 pub mod token_bucket;

@@ -25,11 +25,14 @@ use crate::connection::carrier::layer::LayerError;
 use crate::connection::carrier::{CarrierError, Layers, Socket};
 use crate::engine::demux::Side;
 use crate::engine::handshake::{
-    Established, Handshake, HandshakeError, KeyError, Local, StaticKey,
+    Established, Handshake, HandshakeError, KeyError, Local, StaticKey, TlsLocal,
 };
 use crate::engine::muxer::Muxer;
 use crate::engine::private_network::PrivateKey;
 use crate::engine::record::{OpenKey, SealKey};
+use crate::engine::security::Security;
+use crate::engine::tls::TlsError;
+use crate::identity::certificate::CertificateFault;
 use crate::identity::{Identity, SigningError};
 use crate::wire::DecodeError;
 use crate::wire::proxy::{self, Source};
@@ -37,7 +40,8 @@ use crate::wire::proxy::{self, Source};
 /// Time for a whole upgrade, as go's accept path has it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What all upgrades of this process share: one static key, signed once.
+/// What all upgrades of this process share: one static key and one certificate,
+/// each signed once.
 pub struct UpgradeContext {
     local: Local,
     /// Deadline over the whole upgrade, counted from its start.
@@ -47,16 +51,36 @@ pub struct UpgradeContext {
 }
 
 impl UpgradeContext {
-    /// Makes the static key and has `identity` sign it. `muxers` are offered
-    /// in this order; the deadline is [`DEFAULT_TIMEOUT`].
+    /// Offers every security protocol there is, and `muxers` in this order; the
+    /// deadline is [`DEFAULT_TIMEOUT`].
     ///
     /// # Errors
     /// [`ContextError`] if no key can be made or signed.
     pub fn new(identity: &Identity, muxers: &[Muxer]) -> Result<Self, ContextError> {
+        Self::offering(identity, &Security::ALL, muxers)
+    }
+
+    /// Makes the keys and has `identity` sign them. `security` and `muxers` are
+    /// offered in this order; a dialer proposes the first security protocol and
+    /// no other.
+    ///
+    /// # Errors
+    /// [`ContextError`] if no key can be made or signed.
+    pub fn offering(
+        identity: &Identity,
+        security: &[Security],
+        muxers: &[Muxer],
+    ) -> Result<Self, ContextError> {
         let key = StaticKey::generate()?;
         let signature = identity.sign(&key.signed_bytes())?;
+        let certificate = identity.certificate()?;
+        let tls = TlsLocal {
+            server: certificate.server(&[]),
+            client: certificate.client(&[]),
+        };
+        let local = Local::new(key, identity.public_key_protobuf(), &signature, muxers);
         Ok(Self {
-            local: Local::new(key, identity.public_key_protobuf(), &signature, muxers),
+            local: local.with_tls(tls, security),
             timeout: DEFAULT_TIMEOUT,
             private: None,
         })
@@ -72,6 +96,9 @@ pub enum ContextError {
     /// No signature over it.
     #[error("the identity cannot sign the noise key: {0}")]
     Sign(#[from] SigningError),
+    /// No certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFault),
 }
 
 /// A connection that is up: its peer is known and its records are sealed.
@@ -84,9 +111,11 @@ pub struct Upgraded<S = Socket> {
     pub peer_id: PeerId,
     /// The key it proved to hold.
     pub public_key: PublicKey,
+    /// What secures it.
+    pub security: Security,
     /// The muxer to run.
     pub muxer: Muxer,
-    /// Whether the Noise payloads settled the muxer, without a round trip.
+    /// Whether the handshake itself settled the muxer, without a round trip.
     pub early_muxer: bool,
     /// Seals what we send next.
     pub seal: SealKey,
@@ -128,7 +157,7 @@ pub enum UpgradeError {
 impl UpgradeError {
     /// Every value of [`label`](Self::label), for a metric that resolves its
     /// label sets at start.
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 14] = [
         "timeout",
         "eof",
         "io",
@@ -137,6 +166,8 @@ impl UpgradeError {
         "unread",
         "multistream",
         "noise",
+        "tls",
+        "certificate",
         "identity",
         "signature",
         "record",
@@ -159,6 +190,10 @@ impl UpgradeError {
                 | HandshakeError::Noise(_)
                 | HandshakeError::Payload(_)
                 | HandshakeError::Over => "noise",
+                HandshakeError::Tls(TlsError::Refused(
+                    rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented,
+                )) => "certificate",
+                HandshakeError::Tls(_) => "tls",
                 HandshakeError::IdentityKey => "identity",
                 HandshakeError::Signature => "signature",
                 HandshakeError::Record(_) => "record",
@@ -289,6 +324,7 @@ impl<S> Upgraded<S> {
         let Established {
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,
@@ -301,6 +337,7 @@ impl<S> Upgraded<S> {
             layers,
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,

@@ -15,6 +15,7 @@ pub mod noise;
 pub mod protobuf;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 pub mod varint;
 pub mod yamux;
 

@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::units::parse_duration;
 use crate::config::{Config, ConfigError, Environment, Loaded, Sources};
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 use crate::identity::{Identity, IdentityError, KeyFile, KeyType, NewKey};
 use crate::probe::{self, Report, Request, Target};
 use crate::state::access::Verdict;
@@ -94,6 +95,9 @@ struct Probe {
     /// Offer this muxer only, in place of both.
     #[arg(long, value_enum)]
     muxer: Option<MuxerName>,
+    /// What to secure the connection with.
+    #[arg(long, value_enum, default_value = "noise")]
+    security: SecurityName,
     /// Time for all of it.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
@@ -106,6 +110,12 @@ struct Probe {
 enum MuxerName {
     Yamux,
     Mplex,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SecurityName {
+    Noise,
+    Tls,
 }
 
 #[derive(Debug, Subcommand)]
@@ -276,6 +286,10 @@ impl Probe {
                 None => Muxer::ALL.to_vec(),
                 Some(MuxerName::Yamux) => vec![Muxer::Yamux],
                 Some(MuxerName::Mplex) => vec![Muxer::Mplex],
+            },
+            security: match self.security {
+                SecurityName::Noise => Security::Noise,
+                SecurityName::Tls => Security::Tls,
             },
             timeout: self.timeout,
             reserve: self.reserve,

@@ -343,7 +343,8 @@ fn upgrade_context(
     identity: &Identity,
     private: Option<PrivateKey>,
 ) -> anyhow::Result<UpgradeContext> {
-    let mut context = UpgradeContext::new(identity, &config.listen.muxers)
+    let listen = &config.listen;
+    let mut context = UpgradeContext::offering(identity, &listen.security, &listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
     context.private = private;

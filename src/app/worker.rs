@@ -19,9 +19,9 @@ use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
     clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
-    engine::{demux::Side, muxer::Muxer},
+    engine::{demux::Side, muxer::Muxer, security::Security},
     listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop, quic},
-    metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
+    metrics::{self, ConnectionLabels, Direction, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
     upgrade::{Incoming, UpgradeContext, UpgradeError, Upgraded},
     wire::proxy::Source,
@@ -301,7 +301,10 @@ fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
     ConnectionLabels {
         direction: Direction::Inbound,
         transport: Transport::Tcp,
-        security: Security::Noise,
+        security: match upgraded.security {
+            Security::Noise => metrics::Security::Noise,
+            Security::Tls => metrics::Security::Tls,
+        },
         muxer: match upgraded.muxer {
             Muxer::Yamux => metrics::Muxer::Yamux,
             Muxer::Mplex => metrics::Muxer::Mplex,

@@ -257,6 +257,7 @@ impl Check<'_> {
     fn listen(&mut self) {
         const ADDRESSES: &str = "listen.addresses";
         const MUXERS: &str = "listen.muxers";
+        const SECURITY: &str = "listen.security";
         let listen = &self.loaded.config.listen;
         if listen.addresses.is_empty() {
             self.refuse(ADDRESSES, "needs at least one address");
@@ -279,6 +280,14 @@ impl Check<'_> {
         for (index, muxer) in listen.muxers.iter().enumerate() {
             if listen.muxers[..index].contains(muxer) {
                 self.refuse(MUXERS, &format!("{} is listed twice", muxer.name()));
+            }
+        }
+        if listen.security.is_empty() {
+            self.refuse(SECURITY, "needs at least one of noise, tls");
+        }
+        for (index, security) in listen.security.iter().enumerate() {
+            if listen.security[..index].contains(security) {
+                self.refuse(SECURITY, &format!("{} is listed twice", security.name()));
             }
         }
     }
@@ -609,6 +618,15 @@ mod tests {
             reason(&["listen.muxers=yamux,yamux"]),
             "yamux is listed twice"
         );
+    }
+
+    #[test]
+    fn security_is_at_least_one_and_each_once() {
+        assert_eq!(
+            reason(&["listen.security=[]"]),
+            "needs at least one of noise, tls"
+        );
+        assert_eq!(reason(&["listen.security=tls,tls"]), "tls is listed twice");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use multiaddr::Multiaddr;
 
 use super::{LogFormat, Subject};
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 use units::{parse_duration, parse_size, show_duration, show_size};
 
 /// What a value should have been.
@@ -306,6 +307,18 @@ impl Element for Muxer {
 
     fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|muxer| muxer.name() == text)
+    }
+
+    fn text(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+impl Element for Security {
+    const WHAT: &'static str = "security protocol (noise, tls)";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == text)
     }
 
     fn text(&self) -> String {

@@ -37,7 +37,7 @@ label_values! {
 label_values! {
     /// The protocol that authenticated and encrypts a connection; empty, as in
     /// go, where the transport does it.
-    Security { Noise = "/noise", OfTransport = "" }
+    Security { Noise = "/noise", Tls = "/tls/1.0.0", OfTransport = "" }
 }
 
 label_values! {

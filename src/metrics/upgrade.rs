@@ -19,6 +19,8 @@ const CAUSES: &[&str] = &[
     "unread",
     "multistream",
     "noise",
+    "tls",
+    "certificate",
     "identity",
     "signature",
     "record",
