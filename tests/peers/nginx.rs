@@ -144,7 +144,7 @@ async fn peers_come_through_an_http_proxy() {
     let body = format!(
         "http {{ access_log off; client_body_temp_path HERE/body; proxy_temp_path HERE/proxy;
            fastcgi_temp_path HERE/fastcgi; uwsgi_temp_path HERE/uwsgi; scgi_temp_path HERE/scgi;
-           server {{ listen 127.0.0.1:PORT ssl; ssl_certificate CHAIN; ssl_certificate_key KEY;
+           server {{ listen 127.0.0.1:PORT ssl; ssl_certificate CHAIN; ssl_certificate_key KEY; ssl_protocols TLSv1.3;
              location / {{ proxy_pass http://127.0.0.1:{}; proxy_http_version 1.1;
                proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;
                proxy_set_header Host $host; proxy_read_timeout 1h; }} }} }}",
@@ -165,7 +165,7 @@ async fn a_proxy_that_is_believed_tells_where_peers_are() {
     let files = Files::issue(&["127.0.0.1"], 2040);
     let body = format!(
         "stream {{ server {{ listen 127.0.0.1:PORT ssl; ssl_certificate CHAIN;
-           ssl_certificate_key KEY; proxy_pass 127.0.0.1:{}; proxy_bind {PROXY};
+           ssl_certificate_key KEY; ssl_protocols TLSv1.3; proxy_pass 127.0.0.1:{}; proxy_bind {PROXY};
            proxy_protocol on; proxy_timeout 1h; }} }}",
         port_of(&server)
     );
