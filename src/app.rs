@@ -5,7 +5,9 @@
 //! wrong is told before the first peer is let in.
 
 mod access;
+mod certificates;
 pub mod cli;
+mod descriptors;
 mod hosted;
 mod housekeeping;
 mod interfaces;

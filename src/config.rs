@@ -43,8 +43,10 @@ schema::sections! {
     /// Where peers reach us.
     listen: ListenConfig {
         /// Addresses to listen on, each "/ip4/…/tcp/PORT" or
-        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…".
-        /// Port 0 takes a free port, which the start banner names.
+        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…". Behind a TCP
+        /// port "/ws" is WebSocket and "/tls/ws" secure WebSocket, which needs a
+        /// certificate (see tls); all of TCP may share a port. Port 0 takes a
+        /// free port, which the start banner names.
         addresses: Vec<Multiaddr> = default_listen_addresses(),
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.
@@ -64,6 +66,18 @@ schema::sections! {
         /// File with the key, as go-libp2p writes it (swarm.key). Applies to TCP
         /// and WebSocket; QUIC cannot have it. Empty: no private network.
         key_file: PathBuf = PathBuf::new(),
+    }
+
+    /// Certificates for listen addresses with /tls/ws, from an authority that
+    /// browsers trust. Read again when they change and at SIGHUP, without ending
+    /// a connection; one that cannot be served leaves the one before it serving.
+    tls: TlsConfig {
+        /// Files with a certificate each, in PEM, what vouches for it behind it.
+        /// Of several a client is shown the one for the name that it asks for.
+        certificate_files: Vec<PathBuf> = Vec::new(),
+        /// Files with their private keys, in PEM and in the same order: ECDSA,
+        /// RSA or Ed25519.
+        key_files: Vec<PathBuf> = Vec::new(),
     }
 
     /// What we tell peers about where to reach us.

@@ -18,3 +18,4 @@ pub mod record;
 pub mod security;
 pub mod tls;
 pub mod token_bucket;
+pub mod websocket;

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod relay;
 pub mod tls;
 pub mod varint;
+pub mod websocket;
 pub mod yamux;
 
 /// What stood at the front of a slice instead of a value.

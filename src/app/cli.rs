@@ -328,6 +328,7 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
     super::server::open_asn_database(loaded)?;
+    super::certificates::open(loaded)?;
     let network = match loaded.private_network()? {
         Some(key) => format!("# private network: {}\n", key.fingerprint()),
         None => String::new(),

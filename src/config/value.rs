@@ -274,6 +274,18 @@ impl Element for Multiaddr {
     }
 }
 
+impl Element for PathBuf {
+    const WHAT: &'static str = "path";
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+}
+
 impl Element for Subject {
     const WHAT: &'static str = "peer id, IP address or range";
 

@@ -2,7 +2,7 @@
 //! leaves are the keys of the record layer.
 //!
 //! rustls drives the handshake and is gone after it. Its `kernel` interface
-//! would keep 1.6 KiB of it for each connection, to compute new keys when one
+//! would keep some 1.6 KiB for each connection, to compute new keys when one
 //! side renews its own; instead we keep both traffic secrets, which it tells to
 //! a key log, and renew by ourselves (`record/tls.rs`). Bounds the bytes of a
 //! handshake to [`HANDSHAKE_MAX`]. Certificates are left to the configuration,

@@ -30,8 +30,14 @@ label_values! {
 }
 
 label_values! {
-    /// The transport under a connection.
-    Transport { Tcp = "tcp", Quic = "quic-v1" }
+    /// The transport under a connection. go has one name for WebSocket with
+    /// and without TLS.
+    Transport {
+        Tcp = "tcp",
+        Quic = "quic-v1",
+        Ws = "websocket",
+        Wss = "secure-websocket",
+    }
 }
 
 label_values! {

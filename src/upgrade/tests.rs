@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod websocket;
+
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -19,6 +22,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock;
+use crate::connection::carrier::layer::LayerError;
+use crate::engine::handshake::HandshakeError;
 use crate::engine::private_network::NONCE_LEN;
 use crate::engine::record::Opened;
 
@@ -26,7 +31,9 @@ async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    Incoming::new(socket, context).upgrade().await
+    Incoming::new(socket, context)
+        .upgrade(Entrances::PLAIN)
+        .await
 }
 
 fn context() -> UpgradeContext {
@@ -163,12 +170,18 @@ fn every_failure_has_a_listed_label() {
     use crate::engine::negotiate::NegotiateError;
     use crate::engine::private_network::Spent;
     use crate::engine::record::RecordError;
+    use crate::engine::tls::TlsError;
+    use crate::engine::websocket::WebSocketError;
+    use crate::engine::websocket::upgrade::UpgradeError as HttpError;
     let negotiation = NegotiateError::NoAgreement;
     let failures = [
         UpgradeError::Timeout(DEFAULT_TIMEOUT),
         UpgradeError::Eof,
         UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
         UpgradeError::Proxy(DecodeError::Malformed("no header")),
+        UpgradeError::NoCertificate,
+        HttpError::NoUpgrade.into(),
+        LayerError::WebSocket(WebSocketError::Masking).into(),
         UpgradeError::Layer(LayerError::Private(Spent)),
         UpgradeError::Unread,
         HandshakeError::Security(negotiation).into(),
@@ -421,7 +434,7 @@ async fn a_proxy_tells_whom_it_forwards_and_the_rest_is_theirs() {
                     let mut incoming = Incoming::new(near, ours);
                     let source = incoming.source().await?;
                     assert_eq!(source, Source::Host("192.0.2.7:40000".parse().unwrap()));
-                    incoming.upgrade().await
+                    incoming.upgrade(Entrances::PLAIN).await
                 };
                 let peer = async {
                     far.write_all(header).await.unwrap();
@@ -466,7 +479,7 @@ async fn one_deadline_holds_over_all_steps() {
     let us = async {
         let mut incoming = Incoming::new(near, &context);
         incoming.source().await?;
-        incoming.upgrade().await
+        incoming.upgrade(Entrances::PLAIN).await
     };
     let peer = async {
         tokio::time::sleep(DEFAULT_TIMEOUT - Duration::from_secs(1)).await;

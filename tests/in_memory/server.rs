@@ -89,8 +89,11 @@ impl Server {
     /// Lets time pass until a series has this value.
     pub(crate) async fn until(&self, series: &str, value: f64) {
         let reached = timeout(FOREVER, async {
+            // Hours pass in a few looks, each of which renders everything.
+            let mut pause = Duration::from_millis(50);
             while (self.value(series) - value).abs() > f64::EPSILON {
-                sleep(Duration::from_millis(50)).await;
+                sleep(pause).await;
+                pause = (2 * pause).min(Duration::from_secs(60));
             }
         });
         if reached.await.is_err() {

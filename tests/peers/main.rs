@@ -61,6 +61,7 @@ macro_rules! over_muxers_and_quic {
     };
 }
 
+mod authority;
 mod hop;
 mod peer;
 mod server;
@@ -70,16 +71,19 @@ mod connect;
 mod identify;
 mod leaving;
 mod limits;
+mod nginx;
 mod punching;
 mod quic;
 mod quic_client;
 mod refusals;
 mod remembering;
 mod reserve;
+mod secure_websocket;
 mod shutdown;
 mod stalling;
 mod store;
 mod trimming;
+mod websocket;
 
 use std::time::Duration;
 

@@ -18,6 +18,7 @@ use libp2p::{
 use tokio::sync::mpsc;
 
 use crate::PROMPT;
+use crate::authority;
 use crate::server::Server;
 
 /// Streams one peer may have open, of either muxer.
@@ -257,7 +258,11 @@ async fn drive(
 
 fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     let id = key.public().to_peer_id();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    // Takes what it knows, which bare TCP would take for its own.
+    let mut web = libp2p_websocket::Config::new(tcp());
+    web.set_tls_config(authority::trusted());
+    let tcp = web.or_transport(tcp());
     let (circuits, client) = match kind {
         Kind::Bare => (OptionalTransport::none(), None),
         Kind::Client | Kind::Puncher => {

@@ -125,18 +125,18 @@ async fn measure(options: &Options, plan: Plan, hosted: &Hosted) -> anyhow::Resu
     sleep(Duration::from_secs_f64(quiet)).await;
     let idle = meter.read()?;
     let held = Scrape::take(hosted.admin).await?.sum(CONNECTIONS)?;
+    let everybody = tcp.into_iter().chain(quic);
     if held < f64::from(plan.held()) {
-        bail!("{held} connections are left of {}", plan.held());
+        let lost = leave(everybody).await?;
+        bail!("{held} connections are left of {}: {lost}", plan.held());
     }
 
     let (circuits, loaded_cost) = options.timed.open(bench, quick).await?;
     let [loaded, _] = circuits.close().await?;
     let peak = server.resident_kib()?;
-    for helper in tcp.into_iter().chain(quic) {
-        let held: Held = helper.finish().await?;
-        if let Some((ending, count)) = held.sent_away.first_key_value() {
-            bail!("{count} idle peers lost their connection: {ending}");
-        }
+    let lost = leave(everybody).await?;
+    if !lost.is_empty() {
+        bail!("idle peers lost their connections: {lost}");
     }
 
     let each = |before: u64, after: u64, count: u32| {
@@ -189,6 +189,17 @@ async fn gather(bench: Bench, count: u32, per_child: u32) -> anyhow::Result<Vec<
         }
     }))
     .await
+}
+
+/// Has everybody leave; how those had lost their connections who no longer could.
+async fn leave(helpers: impl Iterator<Item = Helper>) -> anyhow::Result<String> {
+    let mut lost = Vec::new();
+    for helper in helpers {
+        let held: Held = helper.finish().await?;
+        let sent_away = held.sent_away.into_iter();
+        lost.extend(sent_away.map(|(ending, count)| format!("{count} by {ending}")));
+    }
+    Ok(lost.join(", "))
 }
 
 /// `count` in as few equal parts as there must be.
