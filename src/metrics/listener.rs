@@ -12,6 +12,7 @@ use super::gauge_value;
 
 const REFUSED: &[&str] = &[
     "total",
+    "sockets",
     "transient",
     "per_peer",
     "per_ip",
