@@ -59,6 +59,8 @@ pub struct Carrier<S> {
     layers: Layers,
     unsent: Vec<u8>,
     asides: Asides,
+    /// A layer has come to its end.
+    ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
@@ -69,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             layers: Layers::default(),
             unsent: Vec::new(),
             asides: Asides::default(),
+            ended: false,
         }
     }
 
@@ -84,11 +87,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         behind: &mut Vec<u8>,
     ) -> Result<(), CarrierError> {
         let mut decoder = decoder;
-        let decoded = decoder.decode(behind, &mut self.asides)?;
-        behind.truncate(decoded.length);
+        let decoded = decoder.decode(behind, &mut self.asides);
         self.layers.inbound.push(decoder);
         self.layers.outbound.push(encoder);
-        self.say_asides()
+        // A fault is told as well, by the layer's own means.
+        self.say_asides()?;
+        let decoded = decoded?;
+        behind.truncate(decoded.length);
+        self.ended |= decoded.ended;
+        Ok(())
     }
 
     /// Whether there is no layer yet.
@@ -109,6 +116,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         buffer: &mut [u8],
     ) -> Poll<Result<usize, CarrierError>> {
         loop {
+            if self.ended {
+                return Poll::Ready(Ok(0));
+            }
             let kept = self.layers.inbound.kept();
             debug_assert!(kept < buffer.len(), "a read of nothing is no end");
             let mut read = ReadBuf::new(&mut buffer[kept..]);
@@ -125,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 let _ = self.poll_flush(cx);
             }
             let decoded = decoded?;
+            self.ended |= decoded.ended;
             if decoded.length > 0 || decoded.ended {
                 return Poll::Ready(Ok(decoded.length));
             }

@@ -491,7 +491,7 @@ mod tests {
             b"GET / HTTP/1.1\r\nHost: relay\r\nAccept: text/html, application/xhtml+xml, image/*\r\n",
             &[0xff; 16],
         ] {
-            assert!(matches!(fails(broken), NegotiateError::Message(_)));
+            assert_eq!(fails(broken), NegotiateError::OutOfOrder);
             let late = [header_and(&[]), broken.to_vec()].concat();
             assert!(matches!(fails(&late), NegotiateError::Message(_)));
         }
@@ -569,8 +569,10 @@ mod tests {
             );
         }
         let mut dialer = Dialer::propose("/a", &mut Vec::new());
+        assert_eq!(dialer.handle_input(&[0]), Err(NegotiateError::OutOfOrder));
+        let mut dialer = Dialer::propose("/a", &mut Vec::new());
         assert!(matches!(
-            dialer.handle_input(&[0]),
+            dialer.handle_input(&[header_and(&[]), vec![0]].concat()),
             Err(NegotiateError::Message(_))
         ));
     }
