@@ -8,6 +8,7 @@
 mod bears;
 mod derive;
 mod host;
+mod listen_address;
 mod lists;
 mod loaded;
 mod nested;
@@ -28,6 +29,7 @@ use multiaddr::Multiaddr;
 use crate::engine::muxer::Muxer;
 
 pub use host::Host;
+pub use listen_address::{FORMS, ListenAddress, Transport};
 pub use lists::AccessLists;
 pub use loaded::{ConfigError, Fault, Loaded};
 pub use source::{Environment, Origin, Sources};

@@ -39,6 +39,7 @@ impl Running {
             metrics,
             health: Health::new(1, clock::now()),
             rulebook: Arc::new(rulebook.unwrap()),
+            addresses: Addresses::new(&[], &[ADDRESS.parse().unwrap()], PeerId::random()),
         };
         let token = token.map(str::to_owned);
         let address = SocketAddr::from((host, 0));

@@ -12,6 +12,7 @@ use std::{
 use libp2p_identity::PeerId;
 
 use crate::{
+    config::Transport,
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{connections::Connections, limits::StreamLimits, peerstore::Peerstore},
@@ -79,4 +80,6 @@ pub struct Remote {
     pub peer: PeerId,
     /// Where it comes from.
     pub address: SocketAddr,
+    /// What carries the connection.
+    pub transport: Transport,
 }

@@ -29,9 +29,9 @@ impl IdentifyMetrics {
             ),
             pushes: declare.counters(
                 "libp2p_identify_identify_push_total",
-                "Identify pushes received (inbound).",
+                "Identify pushes received (inbound) and sent (outbound).",
                 "dir",
-                &["inbound"],
+                Direction::VALUES,
             ),
             failed: declare.counter(
                 "waystation_identify_failed_total",
@@ -61,6 +61,11 @@ impl IdentifyMetrics {
     /// A peer pushed a change.
     pub fn push_received(&self) {
         self.pushes.inc(Direction::Inbound.label());
+    }
+
+    /// A peer was told that our addresses have changed.
+    pub fn push_sent(&self) {
+        self.pushes.inc(Direction::Outbound.label());
     }
 
     pub fn failed(&self) {
