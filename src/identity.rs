@@ -1,20 +1,24 @@
 //! Who we are: the private key in memory, what is derived from it, signing.
 //!
 //! Owns the key file through `identity/file.rs` (created once with 0600, never
-//! overwritten) and foreign encodings through `identity/foreign.rs`. Bounds
-//! what is read of any key file. Never shows the private half.
+//! overwritten), foreign encodings through `identity/foreign.rs`, and what TLS
+//! and QUIC show of us through `identity/certificate.rs`. Bounds what is read
+//! of any key file. Never shows the private half.
 
+pub mod certificate;
 mod file;
 mod foreign;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 pub use libp2p_identity::KeyType;
 use libp2p_identity::{Keypair, PeerId, PublicKey};
 use zeroize::Zeroizing;
+
+use self::certificate::{Certificate, CertificateFault};
 
 /// Our key pair and what peers know us by. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ struct Inner {
     public_key: PublicKey,
     public_key_protobuf: Vec<u8>,
     peer_id: PeerId,
+    /// Made when it is first asked for.
+    certificate: OnceLock<Certificate>,
 }
 
 /// Signs for a key pair, by the fastest library that has its kind.
@@ -156,6 +162,7 @@ impl Identity {
             peer_id: public_key.to_peer_id(),
             public_key,
             keypair,
+            certificate: OnceLock::new(),
         }))
     }
 
@@ -253,6 +260,21 @@ impl Identity {
     #[must_use]
     pub fn keypair(&self) -> &Keypair {
         &self.0.keypair
+    }
+
+    /// The certificate that TLS and QUIC show of us, the same for the life of
+    /// the process.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made, for lack of entropy.
+    pub fn certificate(&self) -> Result<&Certificate, CertificateFault> {
+        if let Some(certificate) = self.0.certificate.get() {
+            return Ok(certificate);
+        }
+        let fresh = Certificate::generate(self)?;
+        // Another thread may have been faster; then that one counts.
+        Ok(self.0.certificate.get_or_init(|| fresh))
     }
 
     /// Signs as libp2p does for this kind of key (peer id spec, "Keys").

@@ -6,10 +6,12 @@
 //! speaks on an admitted socket is left to `upgrade`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 use multiaddr::{Multiaddr, Protocol};
 use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::config::{FORMS, ListenAddress, Transport};
 
 use self::inherited::Claim;
 
@@ -48,7 +50,7 @@ pub struct WorkerSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Not an address this server can listen on.
-    #[error("cannot listen on {address}: not of the form /ip4/…/tcp/PORT or /ip6/…/tcp/PORT")]
+    #[error("cannot listen on {address}: not of the form {FORMS}")]
     Unsupported {
         /// The address as configured.
         address: Multiaddr,
@@ -305,18 +307,12 @@ fn bind_error(address: &Multiaddr, reason: BindFailure) -> ListenError {
 }
 
 fn socket_address(address: &Multiaddr) -> Result<SocketAddr, ListenError> {
-    let mut parts = address.iter();
-    let ip: Option<IpAddr> = match parts.next() {
-        Some(Protocol::Ip4(ip)) => Some(ip.into()),
-        Some(Protocol::Ip6(ip)) => Some(ip.into()),
-        _ => None,
-    };
-    match (ip, parts.next(), parts.next()) {
-        (Some(ip), Some(Protocol::Tcp(port)), None) => Ok(SocketAddr::new(ip, port)),
-        _ => Err(ListenError::Unsupported {
+    ListenAddress::of(address)
+        .filter(|wanted| wanted.transport == Transport::Tcp)
+        .map(|wanted| wanted.socket)
+        .ok_or_else(|| ListenError::Unsupported {
             address: address.clone(),
-        }),
-    }
+        })
 }
 
 fn multiaddr(local: SocketAddr) -> Multiaddr {

@@ -5,6 +5,7 @@
 //! from the slice. No async, no clock, no logging; deciding what a malformed
 //! message costs its sender is left to `engine` and `service`.
 
+pub mod certificate;
 pub mod envelope;
 pub mod identify;
 pub mod length_delimited;

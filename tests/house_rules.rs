@@ -31,7 +31,7 @@ const LEAVES: [(&str, &[&str]); 7] = [
     ("clock", &[]),
     ("metrics", &["clock"]),
     ("config", &["engine"]),
-    ("identity", &[]),
+    ("identity", &["wire"]),
     ("store", &["metrics", "clock"]),
 ];
 

@@ -12,8 +12,13 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, ConfigError, Fault, Loaded, Origin, derive, nested};
+use super::{
+    Config, ConfigError, FORMS, Fault, ListenAddress, Loaded, Origin, Transport, derive, nested,
+};
 use crate::config::value::units::show_size;
+
+/// What can be spoken on a listen address.
+const SERVED: [Transport; 1] = [Transport::Tcp];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -257,14 +262,14 @@ impl Check<'_> {
             self.refuse(ADDRESSES, "needs at least one address");
         }
         for (index, address) in listen.addresses.iter().enumerate() {
-            let Some(port) = tcp_port(address) else {
-                let reason =
-                    format!("{address} is not of the form /ip4/…/tcp/PORT or /ip6/…/tcp/PORT");
-                self.refuse(ADDRESSES, &reason);
+            let wanted =
+                ListenAddress::of(address).filter(|wanted| SERVED.contains(&wanted.transport));
+            let Some(wanted) = wanted else {
+                self.refuse(ADDRESSES, &format!("{address} is not of the form {FORMS}"));
                 continue;
             };
             // Port 0 asks for a free port each time.
-            if port != 0 && listen.addresses[..index].contains(address) {
+            if wanted.socket.port() != 0 && listen.addresses[..index].contains(address) {
                 self.refuse(ADDRESSES, &format!("{address} is listed twice"));
             }
         }
@@ -321,15 +326,6 @@ impl Check<'_> {
 
     fn refuse(&mut self, key: &str, reason: &str) {
         self.faults.push(self.loaded.fault(key, reason));
-    }
-}
-
-/// The port, when the address is an IP address and a TCP port and nothing else.
-fn tcp_port(address: &Multiaddr) -> Option<u16> {
-    let mut parts = address.iter();
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(Protocol::Ip4(_) | Protocol::Ip6(_)), Some(Protocol::Tcp(port)), None) => Some(port),
-        _ => None,
     }
 }
 

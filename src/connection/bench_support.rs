@@ -16,7 +16,10 @@ use crate::engine::{
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Effects, Link, StreamKey, Untaken};
 
-use super::egress::{CreditOverflow, Egress, signal};
+use super::{
+    egress::{CreditOverflow, Egress, signal},
+    session::Sending,
+};
 
 /// An egress with no connection around it.
 pub struct LoneEgress {

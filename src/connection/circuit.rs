@@ -23,8 +23,8 @@ use super::{
     pool,
     queue::Queue,
     read_pass::Pass,
+    session::{Sending, Session},
     stream::{Entry, Handler},
-    task::Connection,
 };
 
 mod bound;
@@ -55,7 +55,7 @@ impl Waiting {
     }
 }
 
-impl Connection {
+impl<E: Sending> Session<E> {
     /// Asks the target of a granted CONNECT.
     pub(super) fn ask_target(
         &mut self,

@@ -161,11 +161,6 @@ impl Egress {
         })
     }
 
-    /// The muxer that frames are written for.
-    pub(super) fn muxer(&self) -> Muxer {
-        self.muxer
-    }
-
     /// Tells whom to wake. Called by the connection's task at its first poll:
     /// a task has one waker for its life.
     pub(super) fn set_waker(&self, waker: &Waker) {
@@ -212,7 +207,7 @@ impl Egress {
 
     /// Takes nothing more, says goodbye, and writes what the socket takes.
     /// Commands that have not been acted upon come back.
-    pub(super) fn close(&self, code: GoAwayCode, effects: &mut Effects) -> Vec<Command> {
+    pub(super) fn say_goodbye(&self, code: GoAwayCode, effects: &mut Effects) -> Vec<Command> {
         {
             let mut state = self.state.lock();
             if state.phase == Phase::Open {

@@ -12,8 +12,8 @@ use crate::state::limits::StreamRefusal;
 
 use super::{
     read_pass::Pass,
+    session::{Sending, Session},
     stream::{Entry, Handler, Origin},
-    task::Connection,
 };
 
 /// How long a peer may take to identify itself (go-libp2p and js-libp2p: 5 s;
@@ -90,11 +90,11 @@ impl Pace {
     }
 }
 
-impl Connection {
+impl<E: Sending> Session<E> {
     /// Whether the peer bears one more stream of ours now.
     pub(super) fn bears_opening(&mut self, now: Instant) -> bool {
         let peer = &self.remote.peer;
-        let counts = self.egress.muxer() == Muxer::Mplex
+        let counts = self.egress.muxer() == Some(Muxer::Mplex)
             && self.context.peerstore.agent_begins(peer, JS_AGENT);
         !counts || self.pace.bears(now)
     }

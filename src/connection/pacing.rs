@@ -11,7 +11,11 @@ use std::{mem, time::Instant};
 use crate::engine::demux::StreamId;
 use crate::state::{bandwidth::Due, leg::StreamKey};
 
-use super::{read_pass::Pass, stream::Handler, task::Connection};
+use super::{
+    read_pass::Pass,
+    session::{Sending, Session},
+    stream::Handler,
+};
 
 /// What one end of a circuit is owed, and since when it may have it.
 #[derive(Debug, Default)]
@@ -37,7 +41,7 @@ impl Withheld {
     }
 }
 
-impl Connection {
+impl<E: Sending> Session<E> {
     /// Bytes of a paced circuit have left at its other end: passes their credit
     /// on, or keeps it until it is due.
     pub(super) fn credit_returned(&mut self, stream: StreamKey, bytes: u32, pass: &mut Pass<'_>) {

@@ -12,6 +12,7 @@ use crate::state::{
 use super::{
     closed::Closed,
     read_pass::Pass,
+    session::{Sending, Session},
     stream::{Entry, Handler},
     task::{Connection, KEEP_ALIVE},
 };
@@ -20,7 +21,37 @@ use super::{
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 impl Connection {
+    /// Acts on what is due; asks a quiet peer for a sign of life.
     pub(super) fn on_deadlines(&mut self, pass: &mut Pass<'_>) -> Result<(), Closed> {
+        self.session.on_deadlines(pass);
+        if pass.now >= self.keep_alive_at {
+            self.keep_alive_at = pass.now + KEEP_ALIVE;
+            if std::mem::replace(&mut self.heard, false) || self.session.hold.is_some() {
+                // Nobody who is not read from can be heard; a hold ends by itself.
+                self.asked = false;
+            } else if self.asked || !self.partial.is_empty() {
+                // Also a record that has not ended for all this time: bytes
+                // alone are no sign of life.
+                return Err(Closed::KeepAlive);
+            } else if self.session.egress.muxer() == Some(Muxer::Yamux) {
+                self.asked = true;
+                self.session.egress.ping(0, pass.effects);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next moment at which there is something to do for a stream, a hold or
+    /// the keep-alive.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let session = self.session.next_deadline();
+        session.map_or(self.keep_alive_at, |due| due.min(self.keep_alive_at))
+    }
+}
+
+impl<E: Sending> Session<E> {
+    /// Acts on the deadlines of streams, and on credit that is due.
+    pub(super) fn on_deadlines(&mut self, pass: &mut Pass<'_>) {
         while let Some(id) = self.deadlines.expired(pass.now) {
             let Some(entry) = self.table.get_mut(id) else {
                 continue;
@@ -32,21 +63,6 @@ impl Connection {
         while let Some(id) = self.dues.expired(pass.now) {
             self.credit_due(id, pass);
         }
-        if pass.now >= self.keep_alive_at {
-            self.keep_alive_at = pass.now + KEEP_ALIVE;
-            if std::mem::replace(&mut self.heard, false) || self.hold.is_some() {
-                // Nobody who is not read from can be heard; a hold ends by itself.
-                self.asked = false;
-            } else if self.asked || !self.partial.is_empty() {
-                // Also a record that has not ended for all this time: bytes
-                // alone are no sign of life.
-                return Err(Closed::KeepAlive);
-            } else if self.egress.muxer() == Muxer::Yamux {
-                self.asked = true;
-                self.egress.ping(0, pass.effects);
-            }
-        }
-        Ok(())
     }
 
     fn timed_out(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
@@ -86,18 +102,13 @@ impl Connection {
         self.set_deadline(stream, Some(deadline));
     }
 
-    pub(super) fn next_deadline(&self) -> Instant {
-        let mut next = self.keep_alive_at;
-        if let Some(stream) = self.deadlines.next() {
-            next = next.min(stream);
-        }
-        if let Some(due) = self.dues.next() {
-            next = next.min(due);
-        }
-        if let Some(hold) = &self.hold {
-            next = next.min(hold.until);
-        }
-        next
+    /// The next moment at which there is something to do, if there is one.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let hold = self.hold.map(|hold| hold.until);
+        [self.deadlines.next(), self.dues.next(), hold]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn set_deadline(&mut self, stream: StreamKey, deadline: Option<Instant>) {

@@ -17,19 +17,11 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::engine::{
     demux::{Event, StreamId},
-    muxer::Muxer,
     record::{HEADER_LEN, MAX_RECORD},
 };
-use crate::metrics::{Direction, Service};
-use crate::state::leg::{Effects, Link, StreamKey, reset_code};
-use crate::state::limits::StreamRefusal;
+use crate::state::leg::Effects;
 
-use super::{
-    closed::Closed,
-    pool,
-    stream::{Entry, Handler, Origin},
-    task::{Connection, HOLD_MAX, Hold, NEGOTIATION_MAX},
-};
+use super::{closed::Closed, pool, task::Connection};
 
 /// Most bytes that one pass reads.
 pub(super) const READ_MAX: usize = 256 * 1024;
@@ -101,7 +93,7 @@ impl Connection {
         if count == 0 {
             return Err(Closed::Peer);
         }
-        self.context.metrics.egress.received(count);
+        self.session.context.metrics.egress.received(count);
         buffer[..kept].copy_from_slice(&self.partial);
         pool::give(std::mem::take(&mut self.partial));
         self.records(&mut buffer[..kept + count], pass)?;
@@ -151,239 +143,23 @@ impl Connection {
     ) -> Result<(), Closed> {
         while let Some(event) = self.demux.next(&mut plaintext)? {
             match event {
-                Event::Data(id, payload) => self.on_data(id, payload, pass)?,
+                Event::Data(id, payload) => self.session.on_data(id, payload, pass)?,
                 Event::Credit(id, bytes) => self.on_credit(id, bytes, pass)?,
-                Event::Opened(id) => self.on_opened(id, pass)?,
-                Event::Finished(id) => self.on_finished(id, pass),
-                Event::Reset(id) => self.on_reset(id, pass),
-                Event::Ping(value) => self.egress.pong(value, pass.effects),
+                Event::Opened(id) => self.session.on_opened(id, pass)?,
+                Event::Finished(id) => self.session.on_finished(id, pass),
+                Event::Reset(id) => self.session.on_reset(id, pass),
+                Event::Ping(value) => self.session.egress.pong(value, pass.effects),
                 Event::Pong(_) => {}
-                Event::GoAway(code) => self.on_go_away(code),
+                Event::GoAway(code) => self.session.on_go_away(code),
             }
         }
         Ok(())
-    }
-
-    #[inline]
-    fn on_data(&mut self, id: StreamId, payload: &[u8], pass: &mut Pass<'_>) -> Result<(), Closed> {
-        let Some(entry) = self.table.get_mut(id) else {
-            // It has just been reset, and the peer did not know (both muxers:
-            // ignore).
-            return Ok(());
-        };
-        if entry.finished {
-            let key = entry.key;
-            self.reset_stream(key, reset_code::PROTOCOL_VIOLATION, pass);
-            return Ok(());
-        }
-        let length = u32::try_from(payload.len()).expect("a slice of one record");
-        entry.window -= i64::from(length);
-        if entry.window < 0 {
-            entry.window += i64::from(self.egress.collect_granted(entry.key));
-        }
-        let (key, overdrawn) = (entry.key, entry.window < 0);
-        if overdrawn && !self.overdrawn(key, pass) {
-            return Err(Closed::WindowOverrun);
-        }
-        let Some(entry) = self.table.get_mut(id) else {
-            return Ok(());
-        };
-        if let Handler::Circuit(bound) = &mut entry.handler {
-            let metrics = &self.context.metrics.circuits;
-            return match bound.forward(payload, metrics, pass) {
-                Ok(()) => Ok(()),
-                Err(broken) => {
-                    self.circuit_broken(key, broken, pass);
-                    Ok(())
-                }
-            };
-        }
-        self.serve(key, payload, pass);
-        Ok(())
-    }
-
-    /// A stream has used up its window: a violation for yamux, a reason to
-    /// hold up reading for mplex. Whether the connection may go on.
-    fn overdrawn(&mut self, stream: StreamKey, pass: &mut Pass<'_>) -> bool {
-        match self.egress.muxer() {
-            Muxer::Yamux => {
-                self.context.metrics.muxers.window_violated();
-                false
-            }
-            Muxer::Mplex => {
-                if self.hold.is_none() {
-                    self.context.metrics.muxers.mplex_stalled();
-                    self.hold = Some(Hold {
-                        stream,
-                        until: pass.now + HOLD_MAX,
-                    });
-                }
-                true
-            }
-        }
     }
 
     fn on_credit(&mut self, id: StreamId, bytes: u32, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        match self.table.get_mut(id) {
-            Some(entry) => Ok(self.egress.credit(entry.key, bytes, pass.effects)?),
+        match self.session.table.get_mut(id) {
+            Some(entry) => Ok(self.session.egress.credit(entry.key, bytes, pass.effects)?),
             None => Ok(()),
-        }
-    }
-
-    fn on_opened(&mut self, id: StreamId, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        if self.table.contains(id) {
-            return Err(Closed::DuplicateStream);
-        }
-        let permit = if pool::is_full() {
-            Err(StreamRefusal::Memory)
-        } else {
-            let (open, idle) = (self.table.accepted(), self.table.idle());
-            self.context.streams.accept(open, idle)
-        };
-        let permit = match permit {
-            Ok(permit) => permit,
-            Err(refusal) => {
-                self.stream_refused(refusal);
-                self.egress
-                    .refuse_stream(id, reset_code::RESOURCE_LIMIT, pass.effects);
-                return Ok(());
-            }
-        };
-        let stream = self.egress.accept_stream(id);
-        let guard = self.context.metrics.streams.opened(Direction::Inbound);
-        let handler = Handler::Negotiating(Box::default());
-        self.table
-            .insert(Entry::new(stream, Origin::Peer, handler, guard, permit));
-        self.set_deadline(stream, Some(pass.now + NEGOTIATION_MAX));
-        Ok(())
-    }
-
-    fn on_finished(&mut self, id: StreamId, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        if std::mem::replace(&mut entry.finished, true) {
-            return;
-        }
-        let stream = entry.key;
-        match &entry.handler {
-            Handler::Circuit(_) => self.circuit_finished(stream, pass),
-            Handler::Waiting(_) => {
-                // Nothing to end yet: carried through when the circuit stands.
-                let _ = self.egress.receive_closed(stream);
-            }
-            Handler::Negotiating(_)
-            | Handler::Ping(_)
-            | Handler::Push(_)
-            | Handler::Hop(_)
-            | Handler::Question(_)
-            | Handler::Offer(_)
-            | Handler::Spent => self.served_to_the_end(stream, pass),
-        }
-    }
-
-    fn on_reset(&mut self, id: StreamId, pass: &mut Pass<'_>) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let stream = entry.key;
-        self.context.metrics.streams.reset_by_peer();
-        self.egress.drop_stream(stream);
-        if let Some(entry) = self.take_entry(stream) {
-            self.let_go(entry, None, pass.effects);
-        }
-    }
-
-    /// What is open goes on; the connection ends with its last stream.
-    fn on_go_away(&mut self, code: u32) {
-        tracing::debug!(peer = %self.remote.peer, code, "peer goes away");
-        self.going_away = true;
-    }
-
-    /// Looks whether the stream that holds up reading has credit again; one
-    /// that has had its time is reset.
-    pub(super) fn held(&mut self, pass: &mut Pass<'_>) {
-        let Some(Hold { stream, until }) = self.hold else {
-            return;
-        };
-        let Some(entry) = self.table.find_mut(stream) else {
-            self.hold = None;
-            return;
-        };
-        let before = entry.window;
-        entry.window = self.egress.hold(stream, before);
-        // Credit may come in pieces; each piece is a sign of life.
-        let until = if entry.window > before {
-            pass.now + HOLD_MAX
-        } else {
-            until
-        };
-        let until = match &entry.handler {
-            // That its bytes are not paid for yet is not the target's fault.
-            Handler::Circuit(bound) => bound
-                .withheld
-                .until()
-                .map_or(until, |due| until.max(due + HOLD_MAX)),
-            _ => until,
-        };
-        if entry.window > 0 {
-            self.hold = None;
-        } else if pass.now < until {
-            self.hold = Some(Hold { stream, until });
-        } else {
-            self.hold = None;
-            self.context.metrics.muxers.mplex_stall_reset();
-            self.stalled(stream, pass);
-        }
-    }
-
-    fn stalled(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
-        use crate::state::circuits::EndCause;
-        self.egress
-            .reset_own(stream, reset_code::RESOURCE_LIMIT, pass.effects);
-        if let Some(entry) = self.take_entry(stream) {
-            self.let_go(entry, Some(EndCause::Stalled), pass.effects);
-        }
-    }
-
-    /// Resets a stream of this connection and lets go of what it had to do
-    /// with others.
-    pub(super) fn reset_stream(&mut self, stream: StreamKey, code: u32, pass: &mut Pass<'_>) {
-        self.context.metrics.streams.reset_by_us();
-        self.egress.reset_own(stream, code, pass.effects);
-        if let Some(entry) = self.take_entry(stream) {
-            self.let_go(entry, None, pass.effects);
-        }
-    }
-
-    /// Sends what is in `pass.output` on a stream.
-    pub(super) fn send(&mut self, stream: StreamKey, pass: &mut Pass<'_>) {
-        let taken = self.egress.answer(stream, pass.output, pass.effects);
-        if taken.is_err() {
-            // The peer asks and does not read: its queue is at the bound.
-            self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
-        }
-    }
-
-    /// Gives consumed bytes back to the peer as credit, half a window at a
-    /// time.
-    pub(super) fn consumed(&mut self, stream: StreamKey, bytes: usize, pass: &mut Pass<'_>) {
-        const GRANT_AT: u32 = crate::wire::yamux::INITIAL_WINDOW / 2;
-        let Some(entry) = self.table.find_mut(stream) else {
-            return;
-        };
-        entry.consumed += u32::try_from(bytes).expect("a slice of one record");
-        if entry.consumed >= GRANT_AT {
-            let bytes = std::mem::take(&mut entry.consumed);
-            self.egress.grant(stream, bytes, pass.effects);
-        }
-    }
-
-    /// Keeps the service label of a stream.
-    pub(super) fn serves(&mut self, stream: StreamKey, service: Service, handler: Handler) {
-        if let Some(entry) = self.table.find_mut(stream) {
-            entry.guard.serves(service);
-            entry.handler = handler;
         }
     }
 }

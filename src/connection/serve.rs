@@ -17,14 +17,14 @@ use crate::wire::relay::{HopMessage, MAX_MESSAGE};
 use super::{
     egress::SendHalf,
     read_pass::Pass,
+    session::{NEGOTIATION_MAX, Sending, Session},
     stream::Handler,
-    task::{Connection, NEGOTIATION_MAX},
 };
 
 /// How long hop may wait for its request, and a spent stream for its end.
 const REQUEST_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
-impl Connection {
+impl<E: Sending> Session<E> {
     /// Hands payload to what runs on the stream.
     pub(super) fn serve(&mut self, stream: StreamKey, payload: &[u8], pass: &mut Pass<'_>) {
         let Some(entry) = self.table.find_mut(stream) else {

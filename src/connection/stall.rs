@@ -52,7 +52,7 @@ impl Connection {
     ) -> Result<(), Closed> {
         if signals & signal::BLOCKED != 0 {
             self.blocked = true;
-            let written = || self.egress.written().0;
+            let written = || self.session.egress.written().0;
             self.stall
                 .write
                 .get_or_insert_with(|| (pass.now + STALL_MAX, written()));
@@ -64,7 +64,7 @@ impl Connection {
                 Poll::Ready(Ok(())) => {
                     // If the socket fills again, the egress says so again.
                     self.blocked = false;
-                    self.egress.writable(pass.effects);
+                    self.session.egress.writable(pass.effects);
                 }
             }
         }
@@ -76,7 +76,7 @@ impl Connection {
         if let Some((due, before)) = self.stall.write
             && now >= due
         {
-            let (written, waiting) = self.egress.written();
+            let (written, waiting) = self.session.egress.written();
             let least = if pool::is_full() { TAKEN_LEAST } else { 1 };
             if waiting && written - before < least {
                 return Err(Closed::WriteStalled);
@@ -86,7 +86,7 @@ impl Connection {
         if self.stall.record.is_some_and(|due| now >= due) {
             // It is at most one record, so nobody minds while there is memory; and
             // it cannot end while we do not read it.
-            if pool::is_full() && self.hold.is_none() {
+            if pool::is_full() && self.session.hold.is_none() {
                 return Err(Closed::Memory);
             }
             self.stall.record = Some(now + STALL_MAX);

@@ -23,6 +23,6 @@ pub fn turn_away(upgraded: Handover, metrics: Arc<EgressMetrics>) {
         metrics,
     );
     with_pass(clock::now(), |pass, _| {
-        egress.close(GoAwayCode::ResourceLimit, pass.effects)
+        egress.say_goodbye(GoAwayCode::ResourceLimit, pass.effects)
     });
 }

@@ -134,20 +134,8 @@ impl Link for Egress {
 }
 
 impl Egress {
-    /// Credit that was withheld until the stream's bytes were paid for.
-    pub(in crate::connection) fn release(
-        &self,
-        stream: StreamKey,
-        bytes: u32,
-        effects: &mut Effects,
-    ) {
-        let state = self.state.lock();
-        if let Ok(index) = state.find(stream) {
-            self.pass_on(state, index, bytes, effects);
-        }
-    }
-
-    fn pass_on(
+    /// Credit for a stream, to the peer or to what holds up reading.
+    pub(super) fn pass_on(
         &self,
         mut state: MutexGuard<'_, State>,
         index: usize,

@@ -60,7 +60,7 @@ impl Pair {
     }
 
     fn accept(&self, index: u64) -> StreamKey {
-        self.egress.accept_stream(match self.egress.muxer() {
+        self.egress.accept_stream(match self.egress.muxer {
             Muxer::Yamux => StreamId::yamux(u32::try_from(index * 2 + 1).expect("few")),
             Muxer::Mplex => StreamId::mplex(index, false),
         })
@@ -76,7 +76,7 @@ impl Pair {
 
     /// The stream as the peer knows it.
     fn far_id(&self, stream: StreamKey) -> StreamId {
-        match self.egress.muxer() {
+        match self.egress.muxer {
             Muxer::Yamux => stream.id,
             Muxer::Mplex => {
                 let (id, local) = stream.id.mplex_wire();
