@@ -15,7 +15,7 @@ use tokio::{
 };
 use waystation::{
     clock,
-    config::{AccessLists, Config},
+    config::{AccessLists, Config, Transport},
     connection::{Connection, Context, Handover, Remote},
     engine::{
         demux::Side,
@@ -56,7 +56,7 @@ impl Server {
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
-        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_nanos());
+        let answer = Answer::new(&identity, &menu, &addresses.told(), clock::unix_nanos());
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,
@@ -119,7 +119,11 @@ impl Server {
             let peer = libp2p_identity::PeerId::random();
             let (mut connection, leftover) = Connection::new(
                 Arc::clone(&self.context),
-                Remote { peer, address },
+                Remote {
+                    peer,
+                    address,
+                    transport: Transport::Tcp,
+                },
                 Handover {
                     socket: near,
                     muxer,

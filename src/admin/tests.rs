@@ -8,12 +8,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use libp2p_identity::PeerId;
+
 use crate::clock;
 use crate::config::{AccessLists, Config};
 use crate::state::access::Access;
 use crate::store::Store;
 
 mod api;
+
+/// The only one that the server has.
+const ADDRESS: &str = "/ip4/8.8.8.8/tcp/4001";
 
 struct Running {
     address: SocketAddr,

@@ -71,9 +71,12 @@ impl Watch {
     /// The kernel's.
     pub(super) fn new() -> io::Result<Self> {
         let socket = open(GROUPS, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        Ok(Self {
-            socket: AsyncFd::new(socket)?,
-        })
+        #[expect(
+            deprecated,
+            reason = "sound for an owned descriptor; what replaces it is an unsafe function"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self { socket })
     }
 
     /// Waits for a change; several at once are one. Cancel-safe: a change that

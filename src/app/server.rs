@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     service::{Menu, hop::Relay, identify::Answer},
     state::{
         access::{Access, rulebook::Rulebook},
-        addresses::Addresses,
+        addresses::{Addresses, Told},
         circuits::Circuits,
         connections::{Connections, Marks},
         limits::{AsnDatabase, Buffers, Limits, StreamLimits},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 use super::{
-    access, interfaces, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
+    access, addresses, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
     worker,
 };
 
@@ -45,7 +45,8 @@ pub(super) struct Files {
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
     identity: Identity,
-    addresses: Vec<Multiaddr>,
+    /// As the workers were started with them.
+    told: Arc<Told>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
     rulebook: Arc<Rulebook>,
@@ -79,20 +80,18 @@ impl Server {
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
         warn_about(&listeners);
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
-        let addresses = Addresses::new(
-            &config.announce.addresses,
-            &interfaces::expand(&bound),
-            identity.peer_id(),
-        );
+        let configured = loaded.announce_addresses(&identity.peer_id())?;
+        let addresses = Addresses::new(&configured, &bound, identity.peer_id());
+        addresses::read_interfaces(&addresses);
         let metrics = Metrics::new();
         let access = Access::new(config, &files.lists, &metrics.access);
         let store = store::open(loaded, &metrics)?;
         let health = Health::new(count, clock::now());
-        let listed = addresses.all();
+        let told = addresses.told();
         let buffers = Buffers::new(config.connections.buffers_max);
         let shared = worker::Shared {
             context: Arc::new(context(
-                config, &identity, addresses, access, &buffers, &metrics, &store,
+                config, &identity, &addresses, access, &buffers, &metrics, &store,
             )),
             upgrade: Arc::new(upgrade_context(config, &identity)?),
             limits: Limits::with_systems(&config.connections, files.systems),
@@ -101,7 +100,7 @@ impl Server {
             running: CancellationToken::new(),
         };
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
-        let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
+        let admin = bind_admin(loaded, files.token, &shared.context, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         let workers = listeners
             .into_workers()
@@ -115,7 +114,7 @@ impl Server {
         health.set_phase(Phase::Serving);
         Ok(Self {
             identity,
-            addresses: listed,
+            told,
             admin,
             health,
             rulebook,
@@ -128,6 +127,18 @@ impl Server {
         })
     }
 
+    /// Starts what keeps peers up to date about our addresses.
+    fn tell_addresses(&self, supervisor: &Supervisor, until: &CancellationToken) {
+        let context = &self.shared.context;
+        let (to_walk, walk) = watch::channel(Arc::clone(&self.told));
+        let sources = addresses::watch_sources(Arc::clone(&context.relay.addresses));
+        background(supervisor, "addresses", until, sources);
+        let renewing = addresses::renew(Arc::clone(context), to_walk);
+        background(supervisor, "identify", until, renewing);
+        let pushing = addresses::push(Arc::clone(context), walk);
+        background(supervisor, "identify push", until, pushing);
+    }
+
     /// Who we are.
     pub(super) fn peer_id(&self) -> PeerId {
         self.identity.peer_id()
@@ -135,7 +146,7 @@ impl Server {
 
     /// The addresses to hand out, each ending in our peer id.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        self.addresses.clone()
+        self.told.all()
     }
 
     /// Where the admin server listens.
@@ -150,12 +161,13 @@ impl Server {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let mut signals = shutdown::Signals::listen().context("cannot listen for signals")?;
         let supervisor = Supervisor::default();
+        let until = CancellationToken::new();
+        self.tell_addresses(&supervisor, &until);
         let admin_running = CancellationToken::new();
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
         }
         let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
-        let until = CancellationToken::new();
         let rules = access::tend_rules(Arc::clone(&self.rulebook));
         let trimming = trimmer::task(&self.shared, self.memory_max);
         background(&supervisor, "housekeeping", &until, housekeeping);
@@ -203,14 +215,14 @@ fn background(
 fn context(
     config: &Config,
     identity: &Identity,
-    addresses: Addresses,
+    addresses: &Arc<Addresses>,
     access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
     store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses, clock::unix_nanos());
+    let answer = Answer::new(identity, &menu, &addresses.told(), clock::unix_nanos());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics
@@ -220,7 +232,7 @@ fn context(
     let relay = Relay {
         identity: identity.clone(),
         access: Arc::new(access),
-        addresses,
+        addresses: Arc::clone(addresses),
         reservations: Reservations::new(
             config,
             Arc::clone(&connections),
@@ -271,7 +283,7 @@ fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<Upgra
 async fn bind_admin(
     loaded: &Loaded,
     token: Option<String>,
-    metrics: &Arc<Metrics>,
+    context: &Context,
     health: &Arc<Health>,
     rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
@@ -282,7 +294,8 @@ async fn bind_admin(
         tracing::info!(%address, "any account on this host may change rules, as admin.token_file is empty");
     }
     let state = AdminState {
-        metrics: Arc::clone(metrics),
+        metrics: Arc::clone(&context.metrics),
+        addresses: Arc::clone(&context.relay.addresses),
         health: Arc::clone(health),
         rulebook: Arc::clone(rulebook),
     };

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
-    clock,
+    clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
     engine::{demux::Side, muxer::Muxer},
     listener::{AcceptEvent, WorkerSocket, accept_loop},
@@ -184,7 +184,12 @@ fn admitted(
     match permit.authenticated(&peer, exempt) {
         Ok(permit) => {
             let guard = metrics.connections.opened(labels, clock::now());
-            let remote = Remote { peer, address };
+            let transport = config::Transport::Tcp;
+            let remote = Remote {
+                peer,
+                address,
+                transport,
+            };
             let connection = Connection::new(shared.context, remote, handover, permit, guard);
             Some(connection)
         }

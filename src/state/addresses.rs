@@ -83,7 +83,7 @@ impl Addresses {
             told: RwLock::default(),
             changed: Notify::new(),
         };
-        addresses.renew(&addresses.sources.lock());
+        addresses.update(|_| {});
         Arc::new(addresses)
     }
 
@@ -96,9 +96,7 @@ impl Addresses {
     /// Takes over the addresses of this host's interfaces; whether peers are
     /// told something else now.
     pub fn set_interfaces(&self, interfaces: Vec<InterfaceAddress>) -> bool {
-        let mut sources = self.sources.lock();
-        sources.interfaces = interfaces;
-        self.renew(&sources)
+        self.update(|sources| sources.interfaces = interfaces)
     }
 
     /// Counts under which address a peer that dialed us sees us. `None` if it
@@ -137,9 +135,7 @@ impl Addresses {
     /// Forgets votes that have expired and looks which are enough; whether
     /// peers are told something else now.
     pub fn review(&self, now: Instant) -> bool {
-        let mut sources = self.sources.lock();
-        sources.votes.review(now);
-        self.renew(&sources)
+        self.update(|sources| sources.votes.review(now))
     }
 
     /// What peers are told now.
@@ -165,19 +161,31 @@ impl Addresses {
 
     fn judge(&self, sources: &Sources) -> Vec<Entry> {
         let observed = sources.votes.list();
-        judge::judge(&self.configured, &self.bound, &sources.interfaces, &observed)
+        judge::judge(
+            &self.configured,
+            &self.bound,
+            &sources.interfaces,
+            &observed,
+        )
     }
 
-    fn renew(&self, sources: &Sources) -> bool {
-        let new = Told::new(&self.judge(sources), self.us);
+    /// Changes the sources; whether peers are told something else now.
+    fn update(&self, change: impl FnOnce(&mut Sources)) -> bool {
+        let mut sources = self.sources.lock();
+        change(&mut sources);
+        let new = Told::new(&self.judge(&sources), self.us);
         let mut told = self.told.write();
-        if **told == new {
-            return false;
+        let changed = **told != new;
+        if changed {
+            *told = Arc::new(new);
         }
-        *told = Arc::new(new);
+        // Nobody is woken under a lock.
         drop(told);
-        self.changed.notify_one();
-        true
+        drop(sources);
+        if changed {
+            self.changed.notify_one();
+        }
+        changed
     }
 }
 

@@ -204,13 +204,7 @@ impl Connections {
         })
     }
 
-    /// Stripes, for a walk with [`Self::newest_in`].
-    #[must_use]
-    pub fn stripes(&self) -> usize {
-        self.peers.stripe_count()
-    }
-
-    /// Of one stripe, the peers with a connection from an address that `pick`
+    /// Of one stripe (of [`Self::stripes`]), the peers with a connection from an address that `pick`
     /// chooses, and the newest such connection that has not been told to end.
     /// `pick` runs under the stripe's lock.
     #[must_use]

@@ -224,7 +224,10 @@ async fn addresses_are_listed_for_whom_the_rules_are() {
     let [only] = listed.addresses.as_slice() else {
         panic!("{listed:?}");
     };
-    assert_eq!((only.address.as_str(), only.source.as_str()), (ADDRESS, "listen"));
+    assert_eq!(
+        (only.address.as_str(), only.source.as_str()),
+        (ADDRESS, "listen")
+    );
     assert!(only.is_public());
     let elsewhere = running.ask(&request("relay.example.net")).await;
     assert!(elsewhere.starts_with("HTTP/1.1 403"), "{elsewhere}");

@@ -190,7 +190,10 @@ fn choose(public: &[Multiaddr]) -> Vec<&Multiaddr> {
     ranked.sort_unstable();
     ranked.truncate(RECORDS_MAX);
     ranked.sort_unstable_by_key(|(_, index)| *index);
-    ranked.into_iter().map(|(_, index)| &public[index]).collect()
+    ranked
+        .into_iter()
+        .map(|(_, index)| &public[index])
+        .collect()
 }
 
 /// A value in a zone file: strings that the resolver joins.
@@ -268,7 +271,16 @@ mod tests {
         }
         let long = "a".repeat(64);
         let longer = ["abcdefghi"; 25].join(".");
-        for text in ["", ".", "a..b", "a b", "a\"b", "/ip4/1.2.3.4", &long, &longer] {
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a b",
+            "a\"b",
+            "/ip4/1.2.3.4",
+            &long,
+            &longer,
+        ] {
             assert!(text.parse::<Name>().is_err(), "{text}");
         }
     }
@@ -298,8 +310,8 @@ mod tests {
     #[test]
     fn a_record_does_not_lead_to_itself() {
         let name: Name = "relay.example.net".parse().unwrap();
-        let [itself, nested] =
-            ["/dnsaddr/relay.example.net", "/dnsaddr/a.relay.example.net"].map(|text| text.parse().unwrap());
+        let [itself, nested] = ["/dnsaddr/relay.example.net", "/dnsaddr/a.relay.example.net"]
+            .map(|text| text.parse().unwrap());
         assert!(name.is_led_to_by(&itself));
         assert!(!name.is_led_to_by(&nested));
     }

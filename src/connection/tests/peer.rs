@@ -26,7 +26,7 @@ use tokio::{
 use super::ear::{Ear, Heard};
 use crate::{
     clock,
-    config::{AccessLists, Config},
+    config::{AccessLists, Config, Transport},
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
@@ -143,7 +143,7 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_nanos());
+        let answer = Answer::new(&identity, &menu, &addresses.told(), clock::unix_nanos());
         let buffers = Buffers::new(config.connections.buffers_max);
         pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {
@@ -227,7 +227,11 @@ impl Server {
         let guard = self.context.metrics.connections.opened(labels(muxer), now);
         let (mut connection, leftover) = Connection::new(
             Arc::clone(&self.context),
-            Remote { peer: id, address },
+            Remote {
+                peer: id,
+                address,
+                transport: Transport::Tcp,
+            },
             Handover {
                 socket: accepted,
                 muxer,

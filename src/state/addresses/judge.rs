@@ -180,7 +180,11 @@ pub(super) fn judge(
         } else {
             Verdict::Withheld(Withheld::Disputed)
         };
-        add(listener.at(seen.socket), Source::Observed(*networks), verdict);
+        add(
+            listener.at(seen.socket),
+            Source::Observed(*networks),
+            verdict,
+        );
     }
     last_resort(&mut entries);
     entries

@@ -42,7 +42,9 @@ fn verdict(addresses: &Addresses, address: &str) -> Verdict {
     let entry = entries
         .iter()
         .find(|entry| entry.address.to_string() == address);
-    entry.unwrap_or_else(|| panic!("{address} in {entries:?}")).verdict
+    entry
+        .unwrap_or_else(|| panic!("{address} in {entries:?}"))
+        .verdict
 }
 
 #[test]
@@ -61,7 +63,10 @@ fn with_nothing_public_what_reaches_furthest_is_told_to_everybody() {
     assert_eq!(told(&room, HERE), [LOOPBACK, PRIVATE]);
     let desk = having(&[], &[LOOPBACK]);
     assert_eq!(told(&desk, INTERNET), [LOOPBACK]);
-    assert_eq!(verdict(&desk, LOOPBACK), Verdict::LastResort(Reach::Loopback));
+    assert_eq!(
+        verdict(&desk, LOOPBACK),
+        Verdict::LastResort(Reach::Loopback)
+    );
 }
 
 #[test]
@@ -82,10 +87,7 @@ fn the_operators_addresses_replace_what_we_listen_on() {
 
 #[test]
 fn an_unspecified_address_stands_for_the_interfaces_of_its_family() {
-    let has = having(
-        &[],
-        &["/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1"],
-    );
+    let has = having(&[], &["/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1"]);
     assert_eq!(told(&has, HERE), [""; 0]);
     let interfaces = vec![
         held("lo", "127.0.0.1", Standing::Lasting),
@@ -181,24 +183,49 @@ fn only_a_stranger_who_sees_a_public_address_of_a_transport_we_have_is_heard() {
     let by = |observer: &str, transport, address: &str| {
         let address: Multiaddr = address.parse().unwrap();
         let observer = observer.parse().unwrap();
-        has.observed(observer, transport, &address.to_vec()).is_some()
+        has.observed(observer, transport, &address.to_vec())
+            .is_some()
     };
     let other = PeerId::random();
     assert!(by("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4/tcp/1"));
-    assert!(by("9.9.9.9", Transport::Tcp, &format!("/ip4/8.8.4.4/tcp/1/p2p/{us}")));
+    assert!(by(
+        "9.9.9.9",
+        Transport::Tcp,
+        &format!("/ip4/8.8.4.4/tcp/1/p2p/{us}")
+    ));
     for (observer, transport, address) in [
         ("10.0.0.1", Transport::Tcp, "/ip4/8.8.4.4/tcp/1".to_owned()),
         ("127.0.0.1", Transport::Tcp, "/ip4/8.8.4.4/tcp/1".to_owned()),
-        ("9.9.9.9", Transport::Quic, "/ip4/8.8.4.4/udp/1/quic-v1".to_owned()),
-        ("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4/udp/1/quic-v1".to_owned()),
+        (
+            "9.9.9.9",
+            Transport::Quic,
+            "/ip4/8.8.4.4/udp/1/quic-v1".to_owned(),
+        ),
+        (
+            "9.9.9.9",
+            Transport::Tcp,
+            "/ip4/8.8.4.4/udp/1/quic-v1".to_owned(),
+        ),
         ("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4/tcp/0".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip6/2606::1/tcp/1".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip4/10.0.0.7/tcp/1".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip4/0.0.0.0/tcp/1".to_owned()),
-        ("9.9.9.9", Transport::Tcp, "/dns4/example.net/tcp/1".to_owned()),
-        ("9.9.9.9", Transport::Tcp, format!("/ip4/8.8.4.4/tcp/1/p2p/{other}")),
-        ("9.9.9.9", Transport::Tcp, format!("/ip4/8.8.4.4/tcp/1/p2p/{other}/p2p-circuit")),
+        (
+            "9.9.9.9",
+            Transport::Tcp,
+            "/dns4/example.net/tcp/1".to_owned(),
+        ),
+        (
+            "9.9.9.9",
+            Transport::Tcp,
+            format!("/ip4/8.8.4.4/tcp/1/p2p/{other}"),
+        ),
+        (
+            "9.9.9.9",
+            Transport::Tcp,
+            format!("/ip4/8.8.4.4/tcp/1/p2p/{other}/p2p-circuit"),
+        ),
     ] {
         assert!(!by(observer, transport, &address), "{observer} {address}");
     }
