@@ -37,6 +37,7 @@ mod peer;
 mod server;
 
 mod access;
+mod addresses;
 mod connect;
 mod identify;
 mod leaving;
