@@ -148,6 +148,9 @@ schema::sections! {
         /// Connections and sockets in upgrade, together: the capacity from which
         /// the other limits follow.
         max: usize = 50_000,
+        /// Of these, the ones over TCP and WebSocket, each of which takes a
+        /// descriptor. Those over QUIC share a few sockets.
+        sockets_max: usize = 50_000,
         /// Connections at which shedding starts in the background.
         high_water: usize = 45_000,
         /// Connections that shedding leaves. The least valuable go first; those

@@ -32,6 +32,7 @@ pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &A
         let pair = |level: Level| (level.taken, level.max);
         metrics.limits.set_limits([
             pair(usage.total),
+            pair(usage.sockets),
             pair(usage.transient),
             pair(buffers.usage()),
             (reservations.count(), reservations.max()),

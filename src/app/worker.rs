@@ -88,7 +88,7 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
         AcceptEvent::Admitted | AcceptEvent::Denied => {}
         AcceptEvent::Refused(refusal) => {
             metrics.socket_refused(refusal.label());
-            if refusal == Refusal::Total {
+            if matches!(refusal, Refusal::Total | Refusal::Sockets) {
                 connections.attend();
             }
         }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::bears::{self, CONNECTIONS_WANTED, connections, memory, scarcer};
+use super::bears::{self, CONNECTIONS_WANTED, connections, memory, scarcer, sockets};
 use super::{Config, Host, Loaded, Origin, schema::Key};
 
 /// What stands for "follow the rule" in place of a value.
@@ -45,8 +45,17 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         key: "connections.max",
         of: "",
-        text: "50000, or fewer where descriptors (one each) or memory (16 KiB each) allow no more",
-        set: |config, host| config.connections.max = connections(host),
+        text: "50000, or fewer where memory (16 KiB each) or, without QUIC, descriptors (one each) \
+               allow no more",
+        set: |config, host| config.connections.max = connections(config, host),
+    },
+    Rule {
+        key: "connections.sockets_max",
+        of: "connections.max",
+        text: "connections.max, or fewer where descriptors (one each) allow no more",
+        set: |config, host| {
+            config.connections.sockets_max = sockets(config.connections.max, host);
+        },
     },
     Rule {
         key: "connections.high_water",
@@ -287,7 +296,9 @@ pub(super) fn fill_in(loaded: &mut Loaded, host: &Host) {
         let from = match Key::find(rule.of) {
             Some(of) => format!("{} = {}", rule.of, (of.show)(&loaded.config)),
             None if rule.key != "connections.max" => memory(host),
-            None if loaded.config.connections.max < CONNECTIONS_WANTED => scarcer(host),
+            None if loaded.config.connections.max < CONNECTIONS_WANTED => {
+                scarcer(&loaded.config, host)
+            }
             // Nothing forbids it.
             None => continue,
         };
@@ -359,6 +370,7 @@ mod tests {
     use crate::config::{KEYS, Sources};
 
     const GIB: u64 = 1 << 30;
+    const TCP_ONLY: &str = "listen.addresses=/ip4/0.0.0.0/tcp/4001";
 
     fn sources(settings: &[&str]) -> Sources {
         Sources {
@@ -417,8 +429,9 @@ mod tests {
             (GIB / 4, 4_096, 3_840, "descriptors = 4096"),
             (1 << 20, 64, 16, "descriptors = 64"),
         ] {
-            let loaded = load(&[], memory, descriptors);
+            let loaded = load(&[TCP_ONLY], memory, descriptors);
             assert_eq!(loaded.config.connections.max, max);
+            assert_eq!(loaded.config.connections.sockets_max, max);
             assert_eq!(
                 loaded.notes(),
                 [format!(
@@ -436,6 +449,7 @@ mod tests {
     fn what_somebody_sets_stays_and_auto_is_the_rule() {
         let loaded = load(
             &[
+                TCP_ONLY,
                 "connections.max=60000",
                 "relay.circuits_max=7",
                 "streams.max=auto",

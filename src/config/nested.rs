@@ -24,6 +24,7 @@ const NESTED: &[(Count, Count)] = &[
     (PER_ASN, CONNECTIONS),
     (PER_PEER, CONNECTIONS),
     (TRANSIENT, CONNECTIONS),
+    (SOCKETS, CONNECTIONS),
     (RESERVATIONS, CONNECTIONS),
     (CIRCUITS_PER_PEER, CIRCUITS),
     (CIRCUITS_PER_PEER, STREAMS_PER_CONNECTION),
@@ -41,6 +42,7 @@ const NESTED: &[(Count, Count)] = &[
 /// Capacities: never raised to make room for a part of them.
 const CAPACITIES: &[&str] = &[
     CONNECTIONS.0,
+    SOCKETS.0,
     RESERVATIONS.0,
     CIRCUITS.0,
     STREAMS_PER_CONNECTION.0,
@@ -59,6 +61,7 @@ counts! {
     CONNECTIONS = connections.max;
     HIGH_WATER = connections.high_water;
     LOW_WATER = connections.low_water;
+    SOCKETS = connections.sockets_max;
     TRANSIENT = connections.transient_max;
     PER_IP = connections.per_ip_max;
     PER_SITE = connections.per_site_max;

@@ -11,8 +11,9 @@ use super::declare::{Declarations, Kind};
 use super::pulled::Pulled;
 
 /// Limits that hold for the whole server.
-const LIMITS: &[&str; 10] = &[
+const LIMITS: &[&str; 11] = &[
     "connections.max",
+    "connections.sockets_max",
     "connections.transient_max",
     "connections.buffers_max",
     "relay.reservations_max",

@@ -182,8 +182,8 @@ fn sizes_of_tables_are_copied_before_each_scrape() {
         r#"waystation_origins_tracked{by="host"} 3"#,
         r#"waystation_origins_tracked_max{by="connecting_peer"} 100"#,
         r#"waystation_origins_overflowed{by="prefix"} 2"#,
-        r#"waystation_limit_used{limit="connections.transient_max"} 1"#,
-        r#"waystation_limit_max{limit="streams.hop_max"} 90"#,
+        r#"waystation_limit_used{limit="connections.transient_max"} 2"#,
+        r#"waystation_limit_max{limit="streams.hop_max"} 100"#,
         "waystation_identify_agents 7",
     ] {
         assert!(text.contains(line), "{line} not in\n{text}");

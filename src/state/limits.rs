@@ -42,6 +42,8 @@ mod streams;
 pub struct Limits {
     draining: AtomicBool,
     total: Arc<Capacity>,
+    /// Those of the total that take a descriptor each.
+    sockets: Arc<Capacity>,
     transient: Arc<Capacity>,
     origins: Origins,
     /// By 64 bits of the peer id under a random key: half the memory of the id,
@@ -58,6 +60,7 @@ pub struct Limits {
 pub struct SocketPermit {
     limits: Arc<Limits>,
     total: Permit,
+    socket: Option<Permit>,
     _transient: Permit,
     origin: Option<OriginPermit>,
 }
@@ -68,6 +71,7 @@ pub struct SocketPermit {
 #[must_use = "a permit that is dropped at once counts nothing"]
 pub struct ConnectionPermit {
     _total: Permit,
+    _socket: Option<Permit>,
     _peer: KeyPermit<u64>,
     /// `None` for loopback and exempt addresses, to which no limit by address
     /// applies.
@@ -80,6 +84,8 @@ pub struct ConnectionPermit {
 pub struct Usage {
     /// Sockets and connections together.
     pub total: Level,
+    /// Those of them that take a descriptor each.
+    pub sockets: Level,
     /// Sockets that have not authenticated.
     pub transient: Level,
     /// Peers that have connections.
@@ -126,6 +132,7 @@ impl Limits {
         Arc::new(Self {
             draining: AtomicBool::new(false),
             total: Capacity::new(config.max),
+            sockets: Capacity::new(config.sockets_max),
             transient: Capacity::new(config.transient_max),
             origins: Origins::new(config, systems),
             peers: KeyedCounts::new(),
@@ -134,14 +141,15 @@ impl Limits {
         })
     }
 
-    /// Decides about a socket that was just accepted.
+    /// Decides about a socket that was just accepted, and that takes a descriptor
+    /// as long as it is open.
     ///
     /// A refused socket costs nobody a token. An `exempt` one is not counted by
     /// where it comes from; the totals hold for everybody.
     ///
     /// # Errors
     ///
-    /// The first limit that is met: total, transient, autonomous system,
+    /// The first limit that is met: total, sockets, transient, autonomous system,
     /// network, site, host.
     pub fn admit(
         self: &Arc<Self>,
@@ -149,10 +157,39 @@ impl Limits {
         exempt: bool,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
+        self.enter(remote, exempt, Some(&self.sockets), now)
+    }
+
+    /// As [`Self::admit`], for a connection that shares its socket with others
+    /// (QUIC).
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, transient, autonomous system,
+    /// network, site, host.
+    pub fn admit_shared(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        exempt: bool,
+        now: Instant,
+    ) -> Result<SocketPermit, Refusal> {
+        self.enter(remote, exempt, None, now)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        exempt: bool,
+        sockets: Option<&Arc<Capacity>>,
+        now: Instant,
+    ) -> Result<SocketPermit, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining);
         }
         let total = self.total.try_reserve().ok_or(Refusal::Total)?;
+        let socket = sockets
+            .map(|sockets| sockets.try_reserve().ok_or(Refusal::Sockets))
+            .transpose()?;
         let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
         let origin = Origin::of(remote.ip())
             .filter(|_| !exempt)
@@ -161,6 +198,7 @@ impl Limits {
         Ok(SocketPermit {
             limits: Arc::clone(self),
             total,
+            socket,
             _transient: transient,
             origin,
         })
@@ -185,6 +223,7 @@ impl Limits {
         let [hosts, sites, prefixes, systems] = self.origins.usage();
         Usage {
             total: Level::of(&self.total),
+            sockets: Level::of(&self.sockets),
             transient: Level::of(&self.transient),
             peers: self.peers.len(),
             hosts,
@@ -205,6 +244,7 @@ impl SocketPermit {
         let Self {
             limits,
             total,
+            socket,
             origin,
             ..
         } = self;
@@ -222,6 +262,7 @@ impl SocketPermit {
             .map_err(|_| Refusal::PerPeer)?;
         Ok(ConnectionPermit {
             _total: total,
+            _socket: socket,
             _peer: peer,
             _origin: origin,
         })

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp::OwnedReadHalf};
 
 use super::*;
 use crate::connection::pool;
+use crate::connection::session::Sending;
 use crate::connection::tests::ear::{Ear, Session};
 use crate::engine::{demux::StreamId, record::OpenKey};
 use crate::metrics::Metrics;
@@ -535,7 +536,9 @@ async fn a_closed_egress_says_goodbye_and_takes_nothing_more() {
         full: false,
     };
     assert!(pair.egress.deliver(closing(stream)).is_ok());
-    let left = pair.egress.close(GoAwayCode::Protocol, &mut pair.effects);
+    let left = pair
+        .egress
+        .say_goodbye(GoAwayCode::Protocol, &mut pair.effects);
     assert_eq!(left.len(), 1, "what was not acted upon comes back");
 
     assert_eq!(pair.carry(stream, b"more"), Err(Gone.into()));

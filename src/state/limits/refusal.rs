@@ -11,6 +11,9 @@ pub enum Refusal {
     /// `connections.max`.
     #[error("too many connections (connections.max)")]
     Total,
+    /// `connections.sockets_max`.
+    #[error("too many connections that take a descriptor each (connections.sockets_max)")]
+    Sockets,
     /// `connections.transient_max`.
     #[error("too many sockets that have not authenticated (connections.transient_max)")]
     Transient,
@@ -48,8 +51,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for registering one series per label.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Total,
+        Self::Sockets,
         Self::Transient,
         Self::PerPeer,
         Self::PerIp,
@@ -68,6 +72,7 @@ impl Refusal {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Total => "total",
+            Self::Sockets => "sockets",
             Self::Transient => "transient",
             Self::PerPeer => "per_peer",
             Self::PerIp => "per_ip",

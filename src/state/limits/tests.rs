@@ -17,6 +17,7 @@ use crate::clock;
 fn open() -> ConnectionsConfig {
     ConnectionsConfig {
         max: 1 << 20,
+        sockets_max: 1 << 20,
         transient_max: 1 << 20,
         per_ip_max: 1 << 20,
         per_site_max: 1 << 20,
@@ -51,9 +52,14 @@ fn assert_all_zero(limits: &Limits, later: Instant) {
     limits.sweep(later);
     let usage = limits.usage();
     assert_eq!(
-        (usage.total.taken, usage.transient.taken, usage.peers),
+        (
+            usage.total.taken,
+            usage.sockets.taken,
+            usage.transient.taken
+        ),
         (0, 0, 0)
     );
+    assert_eq!(usage.peers, 0);
     for table in [usage.hosts, usage.sites, usage.prefixes, usage.systems] {
         assert_eq!((table.groups.taken, table.overflow), (0, 0), "{usage:?}");
     }
@@ -66,6 +72,14 @@ fn each_cap_refuses_by_its_own_name_and_a_drop_makes_room() {
     let same_network = [[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 3]];
     for (config, hosts, refusal) in [
         (ConnectionsConfig { max: 2, ..open() }, near, Refusal::Total),
+        (
+            ConnectionsConfig {
+                sockets_max: 2,
+                ..open()
+            },
+            near,
+            Refusal::Sockets,
+        ),
         (
             ConnectionsConfig {
                 transient_max: 2,
@@ -103,6 +117,31 @@ fn each_cap_refuses_by_its_own_name_and_a_drop_makes_room() {
         drop((two, three));
         assert_all_zero(&limits, now + Duration::from_secs(1));
     }
+}
+
+#[test]
+fn who_shares_a_socket_needs_no_descriptor_and_keeps_within_the_total() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        max: 3,
+        sockets_max: 1,
+        ..open()
+    });
+    let remote = v4([192, 0, 2, 1]);
+    let socket = limits.admit(remote, false, now).expect("one descriptor");
+    let refused = limits.admit(remote, false, now).err();
+    assert_eq!(refused, Some(Refusal::Sockets));
+    let shared = [(); 2].map(|()| limits.admit_shared(remote, false, now));
+    assert!(shared.iter().all(Result::is_ok));
+    let refused = limits.admit_shared(remote, false, now).err();
+    assert_eq!(refused, Some(Refusal::Total));
+    // It counts for as long as it is open, not only until it is known.
+    let known = socket.authenticated(&PeerId::random(), false);
+    drop(shared);
+    let refused = limits.admit(remote, false, now).err();
+    assert_eq!(refused, Some(Refusal::Sockets));
+    drop(known);
+    assert_all_zero(&limits, now + Duration::from_secs(1));
 }
 
 #[test]
