@@ -16,6 +16,8 @@ pub struct IdentifyMetrics {
     failed: IntCounter,
     protocols: IntGauge,
     agents: IntGauge,
+    announced: IntGauge,
+    observed: IntGauge,
 }
 
 impl IdentifyMetrics {
@@ -45,6 +47,14 @@ impl IdentifyMetrics {
                 "waystation_identify_agents",
                 "Distinct agent versions kept for known peers.",
             ),
+            announced: declare.gauge(
+                "waystation_identify_announced_addresses",
+                "Addresses of ours that any peer is told.",
+            ),
+            observed: declare.gauge(
+                "waystation_identify_observed_addresses",
+                "Addresses that peers say they see us under, believed or not (at most 64).",
+            ),
         }
     }
 
@@ -70,6 +80,12 @@ impl IdentifyMetrics {
 
     pub fn failed(&self) {
         self.failed.inc();
+    }
+
+    /// How many addresses peers are told, and how many they see us under.
+    pub fn set_addresses(&self, announced: usize, observed: usize) {
+        self.announced.set(gauge_value(announced));
+        self.observed.set(gauge_value(observed));
     }
 
     /// Sizes of the tables of interned protocol lists and agent versions.

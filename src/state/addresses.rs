@@ -1,11 +1,9 @@
 //! The addresses that we have, where each comes from, and who is told of it.
 //!
-//! What the operator configured replaces everything else. Otherwise it is what
-//! we listen on, with the addresses of this host's interfaces for an unspecified
-//! one, and what enough peers say they see us under ([`votes`]). A peer is told
-//! what reaches it ([`judge`]). What is told is made anew when a source changes,
-//! and read by taking a handle. Bounded by the interfaces of this host and by
-//! the bounds of votes.
+//! What the operator configured replaces what we listen on, the addresses of the
+//! interfaces for an unspecified one, and what enough peers see us under
+//! ([`votes`]). A peer is told what reaches it ([`judge`]); that is made anew when
+//! a source changes. Bounded by this host's interfaces and by votes.
 
 mod judge;
 mod reach;
@@ -148,6 +146,12 @@ impl Addresses {
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         self.judge(&self.sources.lock())
+    }
+
+    /// Addresses that peers say they see us under.
+    #[must_use]
+    pub fn observed_count(&self) -> usize {
+        self.sources.lock().votes.len()
     }
 
     /// Waits until peers are told something else. Cancel-safe.

@@ -148,6 +148,11 @@ impl Votes {
         }
     }
 
+    /// Addresses with votes.
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
     /// Every address with votes: how many, and whether it is believed. The
     /// oldest first.
     pub(super) fn list(&self) -> Vec<(Observed, usize, bool)> {
