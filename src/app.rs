@@ -7,6 +7,8 @@
 mod access;
 mod addresses;
 pub mod cli;
+mod hosted;
+mod housekeeping;
 mod interfaces;
 pub mod logging;
 mod memory;
@@ -26,7 +28,9 @@ use multiaddr::Multiaddr;
 use crate::config::Loaded;
 use crate::identity::KeyFile;
 
+pub use hosted::{Hosted, Stop};
 use server::{Files, Server};
+use shutdown::Signals;
 
 /// Runs the server until it is told to stop.
 ///
@@ -36,16 +40,16 @@ use server::{Files, Server};
 #[expect(clippy::needless_pass_by_value, reason = "the configuration ends here")]
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     // Files that the operator wrote come first: nothing is made before them.
-    let files = Files {
-        lists: loaded.access_lists()?,
-        token: loaded.admin_token()?,
-        systems: server::open_asn_database(&loaded)?,
-    };
+    let files = Files::read(&loaded)?;
     let (identity, key_file) = cli::open_identity(&loaded)?;
     let _level = logging::init(&loaded)?;
     if key_file == KeyFile::Created {
         let file = loaded.config.identity.key_file.display();
         tracing::info!(%file, "identity created");
+    }
+    if let Some(key) = &files.private_network {
+        let fingerprint = key.fingerprint();
+        tracing::info!(%fingerprint, "private network: only peers with the same key can connect");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -53,7 +57,8 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     runtime.block_on(async {
         let server = Server::start(&loaded, identity, files).await?;
         banner(&server)?;
-        server.run().await
+        server.run(Signals::listen()?).await;
+        Ok(())
     })
 }
 

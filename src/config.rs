@@ -12,6 +12,7 @@ mod listen_address;
 mod lists;
 mod loaded;
 mod nested;
+mod private_network;
 mod render;
 mod schema;
 mod source;
@@ -24,6 +25,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use multiaddr::Multiaddr;
 
 use crate::engine::muxer::Muxer;
@@ -45,6 +47,18 @@ schema::sections! {
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.
         muxers: Vec<Muxer> = Muxer::ALL.to_vec(),
+        /// Ranges of the reverse proxies that forward connections to us with the
+        /// PROXY protocol, version 1 or 2. A connection from there has to begin
+        /// with its header, and counts for the address in it: for limits, rules
+        /// and the log. One from elsewhere that begins with it is closed.
+        proxy_protocol_from: Vec<IpNet> = Vec::new(),
+    }
+
+    /// A network of its own: only peers that hold the same key get in.
+    private_network: PrivateNetworkConfig {
+        /// File with the key, as go-libp2p writes it (swarm.key). Applies to TCP
+        /// and WebSocket; QUIC cannot have it. Empty: no private network.
+        key_file: PathBuf = PathBuf::new(),
     }
 
     /// What we tell peers about where to reach us.

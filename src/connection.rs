@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod bench_support;
+pub mod carrier;
 mod circuit;
 mod closed;
 pub mod context;

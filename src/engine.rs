@@ -13,5 +13,6 @@ pub mod frames;
 pub mod handshake;
 pub mod muxer;
 pub mod negotiate;
+pub mod private_network;
 pub mod record;
 pub mod token_bucket;

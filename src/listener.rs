@@ -15,11 +15,12 @@ use crate::config::{FORMS, ListenAddress, Transport};
 
 use self::inherited::Claim;
 
-pub use self::accept::{AcceptEvent, accept_loop};
+pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
 
 mod accept;
 mod inherited;
+pub mod memory;
 pub mod options;
 
 /// Connections that the kernel completes for us while a worker is busy. The
@@ -42,8 +43,15 @@ pub struct Listeners {
 /// [`accept_loop`] takes it.
 #[derive(Debug)]
 pub struct WorkerSocket {
-    socket: TcpListener,
+    source: Source,
     local: SocketAddr,
+}
+
+/// Where a worker's connections come from.
+#[derive(Debug)]
+enum Source {
+    Tcp(TcpListener),
+    Memory(memory::Queue),
 }
 
 /// Why a listen address could not be used. One line for the operator.
@@ -187,7 +195,8 @@ impl Listeners {
         for endpoint in self.endpoints {
             let local = endpoint.local;
             for (worker, socket) in by_worker.iter_mut().zip(endpoint.sockets) {
-                worker.push(WorkerSocket { socket, local });
+                let source = Source::Tcp(socket);
+                worker.push(WorkerSocket { source, local });
             }
         }
         by_worker

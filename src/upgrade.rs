@@ -1,27 +1,38 @@
-//! From an accepted or dialled TCP socket to an authenticated, muxed
-//! connection: drives the handshake engine under one deadline.
+//! From an accepted or dialled socket to an authenticated, muxed connection:
+//! what comes in front of the handshake, and the handshake, under one deadline.
 //!
-//! A pending upgrade owns its socket, a timer and what the engine holds (one
-//! incomplete frame); the buffer it reads into belongs to the thread and is
-//! borrowed for one pass. Admission, socket options and what runs on the
-//! connection are left to others.
+//! In front may stand, in this order: what a proxy says of whom it forwards
+//! and the nonces of a private network (`private_network.rs`),
+//! which adds a layer to the socket's carrier. A pending upgrade owns its
+//! socket, a timer and what the engine holds (one incomplete frame); the buffer
+//! it reads into belongs to the thread and is borrowed for one pass. Admission,
+//! socket options and what runs on the connection are left to others.
 
 mod drive;
+mod private_network;
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 
-use self::drive::Drive;
+use self::drive::Line;
+use crate::clock;
+use crate::connection::carrier::layer::LayerError;
+use crate::connection::carrier::{CarrierError, Layers, Socket};
+use crate::engine::demux::Side;
 use crate::engine::handshake::{
     Established, Handshake, HandshakeError, KeyError, Local, StaticKey,
 };
 use crate::engine::muxer::Muxer;
+use crate::engine::private_network::PrivateKey;
 use crate::engine::record::{OpenKey, SealKey};
 use crate::identity::{Identity, SigningError};
+use crate::wire::DecodeError;
+use crate::wire::proxy::{self, Source};
 
 /// Time for a whole upgrade, as go's accept path has it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -31,6 +42,8 @@ pub struct UpgradeContext {
     local: Local,
     /// Deadline over the whole upgrade, counted from its start.
     pub timeout: Duration,
+    /// The key of the private network that all peers have to be in.
+    pub private: Option<PrivateKey>,
 }
 
 impl UpgradeContext {
@@ -45,6 +58,7 @@ impl UpgradeContext {
         Ok(Self {
             local: Local::new(key, identity.public_key_protobuf(), &signature, muxers),
             timeout: DEFAULT_TIMEOUT,
+            private: None,
         })
     }
 }
@@ -61,9 +75,11 @@ pub enum ContextError {
 }
 
 /// A connection that is up: its peer is known and its records are sealed.
-pub struct Upgraded<S = TcpStream> {
+pub struct Upgraded<S = Socket> {
     /// The socket, read up to and including `ciphertext`.
     pub socket: S,
+    /// What lies between it and the records.
+    pub layers: Layers,
     /// Who the peer is.
     pub peer_id: PeerId,
     /// The key it proved to hold.
@@ -95,6 +111,15 @@ pub enum UpgradeError {
     /// The socket failed.
     #[error("upgrade: {0}")]
     Io(#[from] io::Error),
+    /// No header of a proxy came where one has to.
+    #[error(transparent)]
+    Proxy(DecodeError),
+    /// The peer broke the rules of what lies under the handshake.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The peer has us answer and does not read.
+    #[error("the peer does not read")]
+    Unread,
     /// The peer said what it may not.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
@@ -103,10 +128,13 @@ pub enum UpgradeError {
 impl UpgradeError {
     /// Every value of [`label`](Self::label), for a metric that resolves its
     /// label sets at start.
-    pub const LABELS: [&'static str; 9] = [
+    pub const LABELS: [&'static str; 12] = [
         "timeout",
         "eof",
         "io",
+        "proxy",
+        "private_network",
+        "unread",
         "multistream",
         "noise",
         "identity",
@@ -122,6 +150,9 @@ impl UpgradeError {
             Self::Timeout(_) => "timeout",
             Self::Eof => "eof",
             Self::Io(_) => "io",
+            Self::Proxy(_) => "proxy",
+            Self::Layer(error) => error.label(),
+            Self::Unread => "unread",
             Self::Handshake(error) => match error {
                 HandshakeError::Security(_) => "multistream",
                 HandshakeError::MessageTooLarge(_)
@@ -137,13 +168,77 @@ impl UpgradeError {
     }
 }
 
-/// Upgrades a socket that a peer opened to us.
+impl From<CarrierError> for UpgradeError {
+    fn from(error: CarrierError) -> Self {
+        match error {
+            CarrierError::Io(error) => Self::Io(error),
+            CarrierError::Layer(error) => Self::Layer(error),
+            CarrierError::Unread => Self::Unread,
+        }
+    }
+}
+
+/// A socket that a peer opened to us, on its way to a connection.
 ///
-/// # Errors
-/// [`UpgradeError`]; the socket is closed, and what the peer is owed is not
-/// sent.
-pub async fn accept(socket: TcpStream, context: &UpgradeContext) -> Result<Upgraded, UpgradeError> {
-    accept_on(socket, context).await
+/// Dropped, or with an error, the socket is closed, and what the peer is owed
+/// is not sent.
+pub struct Incoming<'a, S = Socket> {
+    context: &'a UpgradeContext,
+    line: Line<S>,
+    /// Of all steps together.
+    deadline: Instant,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Incoming<'a, S> {
+    /// The deadline counts from here.
+    #[must_use]
+    pub fn new(socket: S, context: &'a UpgradeContext) -> Self {
+        Self {
+            context,
+            line: Line::new(socket),
+            deadline: clock::now() + context.timeout,
+        }
+    }
+
+    /// Whom the proxy that opened the socket forwards. To be asked first, and
+    /// only of a proxy that is believed.
+    ///
+    /// # Errors
+    /// [`UpgradeError`], also if it says nothing of the kind.
+    pub async fn source(&mut self) -> Result<Source, UpgradeError> {
+        let line = &mut self.line;
+        let header = async {
+            loop {
+                match proxy::decode(&line.input) {
+                    Ok((source, length)) => {
+                        line.input.drain(..length);
+                        return Ok(source);
+                    }
+                    Err(DecodeError::Incomplete) => line.more(proxy::HEADER_MAX).await?,
+                    Err(error) => return Err(UpgradeError::Proxy(error)),
+                }
+            }
+        };
+        let timed = timeout_at(self.deadline.into(), header).await;
+        timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
+    }
+
+    /// Goes through the other steps.
+    ///
+    /// # Errors
+    /// [`UpgradeError`].
+    pub async fn upgrade(self) -> Result<Upgraded<S>, UpgradeError> {
+        let handshake = Handshake::responder(&self.context.local);
+        let steps = steps(self.line, self.context, Side::Listener, handshake, &[]);
+        let timed = timeout_at(self.deadline.into(), steps).await;
+        timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
+    }
+
+    /// The socket, for who does not want it any more.
+    #[must_use]
+    pub fn into_socket(self) -> S {
+        self.line.carrier.into_parts().0
+    }
 }
 
 /// Upgrades a socket that we opened to a peer. Whether the peer is the one
@@ -151,16 +246,11 @@ pub async fn accept(socket: TcpStream, context: &UpgradeContext) -> Result<Upgra
 ///
 /// # Errors
 /// [`UpgradeError`]; the socket is closed.
-pub async fn dial(socket: TcpStream, context: &UpgradeContext) -> Result<Upgraded, UpgradeError> {
+pub async fn dial(
+    socket: TcpStream,
+    context: &UpgradeContext,
+) -> Result<Upgraded<TcpStream>, UpgradeError> {
     dial_on(socket, context).await
-}
-
-async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let handshake = Handshake::responder(&context.local);
-    within(context.timeout, socket, handshake, Vec::new()).await
 }
 
 async fn dial_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
@@ -169,27 +259,33 @@ where
 {
     let mut opening = Vec::new();
     let handshake = Handshake::initiator(&context.local, &mut opening)?;
-    within(context.timeout, socket, handshake, opening).await
+    let line = Line::new(socket);
+    let steps = steps(line, context, Side::Dialer, handshake, &opening);
+    let timed = tokio::time::timeout(context.timeout, steps).await;
+    timed.map_err(|_| UpgradeError::Timeout(context.timeout))?
 }
 
-async fn within<S>(
-    timeout: Duration,
-    mut socket: S,
+async fn steps<S>(
+    mut line: Line<S>,
+    context: &UpgradeContext,
+    side: Side,
     handshake: Handshake<'_>,
-    opening: Vec<u8>,
+    opening: &[u8],
 ) -> Result<Upgraded<S>, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let upgrade = Drive::new(&mut socket, handshake, opening).run();
-    let established = tokio::time::timeout(timeout, upgrade)
-        .await
-        .map_err(|_| UpgradeError::Timeout(timeout))??;
-    Ok(Upgraded::new(socket, *established))
+    if let Some(key) = &context.private {
+        private_network::enter(&mut line, key, side).await?;
+    }
+    line.carrier.enqueue(opening)?;
+    let established = line.handshake(handshake).await?;
+    let (socket, layers) = line.carrier.into_parts();
+    Ok(Upgraded::new(socket, layers, *established))
 }
 
 impl<S> Upgraded<S> {
-    fn new(socket: S, established: Established) -> Self {
+    fn new(socket: S, layers: Layers, established: Established) -> Self {
         let Established {
             peer_id,
             public_key,
@@ -202,6 +298,7 @@ impl<S> Upgraded<S> {
         } = established;
         Self {
             socket,
+            layers,
             peer_id,
             public_key,
             muxer,

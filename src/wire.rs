@@ -13,6 +13,7 @@ pub mod mplex;
 pub mod multistream;
 pub mod noise;
 pub mod protobuf;
+pub mod proxy;
 pub mod relay;
 pub mod varint;
 pub mod yamux;

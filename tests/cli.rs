@@ -545,3 +545,45 @@ fn a_command_line_that_makes_no_sense_is_an_operator_error() {
         assert_eq!(host.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_private_network_is_shown_by_its_fingerprint_and_its_key_nowhere() {
+    let host = Host::new();
+    let key = host.directory.path().join("swarm.key");
+    let digits = "6189c5cf0b87fb800c1a9feeda73c6ab5e998db48fb9e6a978575c770ceef683";
+    let text = format!("/key/swarm/psk/1.0.0/\r\n/base16/\r\n{digits}\r\n");
+    fs::write(&key, text).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let setting = format!("private_network.key_file={}", key.display());
+    let shown = stdout(&host.run(&["check-config", "--set", &setting]));
+    assert!(
+        shown.contains("# private network: 45fc986bbc9388a11d939df26f730f0c\n"),
+        "{shown}"
+    );
+    assert!(!shown.contains(&digits[..8]), "{shown}");
+
+    fs::write(&key, "/key/swarm/psk/1.0.0/\n/base16/\n6189\n").unwrap();
+    let refused = format!(
+        "private_network.key_file = \"{}\" from flag --set: holds no key of 32 bytes in base16 \
+         behind its second line",
+        key.display()
+    );
+    for command in [&["check-config"][..], &[]] {
+        let arguments = [command, &["--set", &setting]].concat();
+        assert_eq!(refusal(&host.run(&arguments)), [refused.as_str()]);
+    }
+}
+
+#[test]
+fn the_environment_can_forbid_to_start_outside_of_a_private_network() {
+    let host = Host::new();
+    let mut command = host.waystation();
+    command.env("LIBP2P_FORCE_PNET", "1");
+    assert_eq!(
+        refusal(&command.output().unwrap()),
+        [
+            "private_network.key_file = \"\" from default: the environment has \
+             LIBP2P_FORCE_PNET=1, which forbids to run without a key"
+        ]
+    );
+}

@@ -67,11 +67,13 @@ const TOP: [(&str, &[&str]); 3] = [
 ];
 
 /// What the modules without I/O may not name.
-const IMPURE: [&[&str]; 6] = [
+const IMPURE: [&[&str]; 8] = [
     &["tokio"],
     &["socket2"],
-    &["std", "net"],
-    &["core", "net"],
+    &["net", "TcpStream"],
+    &["net", "TcpListener"],
+    &["net", "UdpSocket"],
+    &["net", "ToSocketAddrs"],
     &["Instant", "now"],
     &["SystemTime", "now"],
 ];

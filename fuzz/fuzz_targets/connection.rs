@@ -125,7 +125,8 @@ impl Server {
                     transport: Transport::Tcp,
                 },
                 Handover {
-                    socket: near,
+                    socket: near.into(),
+                    layers: Default::default(),
                     muxer,
                     side: Side::Listener,
                     seal: SealKey::new([1; 32]),

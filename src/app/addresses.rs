@@ -42,6 +42,9 @@ const BETWEEN_WALKS: Duration = Duration::from_secs(10);
 
 /// Reads the interfaces for the first time.
 pub(super) fn read_interfaces(addresses: &Addresses) {
+    if !addresses.needs_interfaces() {
+        return;
+    }
     match interfaces::list() {
         Ok(listed) => {
             addresses.set_interfaces(listed);
@@ -54,11 +57,7 @@ pub(super) fn read_interfaces(addresses: &Addresses) {
 
 /// Watches the interfaces and counts votes, until it is dropped.
 pub(super) async fn watch_sources(addresses: Arc<Addresses>) {
-    let watch = Watch::new();
-    if let Err(error) = &watch {
-        tracing::warn!(%error, "cannot watch this host's addresses; they are looked at once a minute");
-    }
-    let mut watch = watch.ok();
+    let mut watch = begin_to_watch(&addresses);
     let mut ticks = tokio::time::interval(REVIEW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut until_listed = LIST_EVERY;
@@ -75,14 +74,26 @@ pub(super) async fn watch_sources(addresses: Arc<Addresses>) {
             }
             _ = ticks.tick() => {
                 addresses.review(clock::now());
-                until_listed -= 1;
-                if until_listed == 0 {
+                until_listed = until_listed.saturating_sub(1);
+                if until_listed == 0 && addresses.needs_interfaces() {
                     until_listed = LIST_EVERY;
                     list_again(&addresses);
                 }
             }
         }
     }
+}
+
+/// Nothing is watched where nothing depends on it.
+fn begin_to_watch(addresses: &Addresses) -> Option<Watch> {
+    if !addresses.needs_interfaces() {
+        return None;
+    }
+    Watch::new()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "cannot watch this host's addresses; they are looked at once a minute");
+        })
+        .ok()
 }
 
 async fn next_change(watch: Option<&Watch>) -> io::Result<()> {

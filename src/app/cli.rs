@@ -323,7 +323,14 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
     super::server::open_asn_database(loaded)?;
-    print(&format!("# identity: {identity}\n{}", loaded.render()))
+    let network = match loaded.private_network()? {
+        Some(key) => format!("# private network: {}\n", key.fingerprint()),
+        None => String::new(),
+    };
+    print(&format!(
+        "# identity: {identity}\n{network}{}",
+        loaded.render()
+    ))
 }
 
 fn show_identity(path: &Path, identity: &Identity) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,8 +14,9 @@ use crate::{
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
+    engine::private_network::PrivateKey,
     identity::Identity,
-    listener::{Inherited, Listeners},
+    listener::{Admission, Inherited, Listeners, WorkerSocket},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
@@ -31,8 +32,13 @@ use crate::{
 };
 
 use super::{
-    access, addresses, observe::observe, peers, shutdown, store, supervisor::Supervisor, trimmer,
-    worker,
+    access, addresses, housekeeping,
+    observe::observe,
+    peers,
+    shutdown::{self, Signals},
+    store,
+    supervisor::Supervisor,
+    trimmer, worker,
 };
 
 /// What the files that the configuration names hold.
@@ -40,6 +46,22 @@ pub(super) struct Files {
     pub(super) lists: AccessLists,
     pub(super) token: Option<String>,
     pub(super) systems: Option<AsnDatabase>,
+    pub(super) private_network: Option<PrivateKey>,
+}
+
+impl Files {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// The lines about those that cannot be used.
+    pub(super) fn read(loaded: &Loaded) -> Result<Self, ConfigError> {
+        Ok(Self {
+            lists: loaded.access_lists()?,
+            token: loaded.admin_token()?,
+            systems: open_asn_database(loaded)?,
+            private_network: loaded.private_network()?,
+        })
+    }
 }
 
 /// A server that has its sockets and its workers.
@@ -52,6 +74,8 @@ pub(super) struct Server {
     rulebook: Arc<Rulebook>,
     shared: worker::Shared,
     workers: Vec<JoinHandle<()>>,
+    /// Sockets of a worker that runs on this thread.
+    hosted: Vec<WorkerSocket>,
     store: Arc<Store>,
     write_interval: Duration,
     drain_timeout: Duration,
@@ -80,21 +104,68 @@ impl Server {
             .map_err(|error| loaded.refuse("listen.addresses", &error))?;
         warn_about(&listeners);
         let bound: Vec<Multiaddr> = listeners.addresses().collect();
+        let mut server = Self::assemble(loaded, identity, files, &bound, count).await?;
+        server.workers = listeners
+            .into_workers()
+            .into_iter()
+            .enumerate()
+            .map(|(index, sockets)| {
+                let heartbeat = server.health.heartbeat(index);
+                worker::start(index, sockets, heartbeat, server.shared.clone())
+            })
+            .collect::<Result<_, _>>()
+            .context("cannot start a worker")?;
+        server.health.set_phase(Phase::Serving);
+        Ok(server)
+    }
+
+    /// As [`Self::start`], with one worker on the thread that runs the server.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(super) async fn hosted(
+        loaded: &Loaded,
+        identity: Identity,
+        files: Files,
+        bound: &[Multiaddr],
+        sockets: Vec<WorkerSocket>,
+    ) -> anyhow::Result<Self> {
+        let mut server = Self::assemble(loaded, identity, files, bound, 1).await?;
+        server.hosted = sockets;
+        Ok(server)
+    }
+
+    /// All of a server but its workers.
+    async fn assemble(
+        loaded: &Loaded,
+        identity: Identity,
+        files: Files,
+        bound: &[Multiaddr],
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        let config = &loaded.config;
         let configured = loaded.announce_addresses(&identity.peer_id())?;
-        let addresses = Addresses::new(&configured, &bound, identity.peer_id());
+        let addresses = Addresses::new(&configured, bound, identity.peer_id());
         addresses::read_interfaces(&addresses);
         let metrics = Metrics::new();
         let access = Access::new(config, &files.lists, &metrics.access);
         let store = store::open(loaded, &metrics)?;
-        let health = Health::new(count, clock::now());
+        let health = Health::new(workers, clock::now());
         let told = addresses.told();
         let buffers = Buffers::new(config.connections.buffers_max);
+        let context = context(
+            config, &identity, &addresses, access, &buffers, &metrics, &store,
+        );
+        let limits = Limits::with_systems(&config.connections, files.systems);
         let shared = worker::Shared {
-            context: Arc::new(context(
-                config, &identity, &addresses, access, &buffers, &metrics, &store,
-            )),
-            upgrade: Arc::new(upgrade_context(config, &identity)?),
-            limits: Limits::with_systems(&config.connections, files.systems),
+            upgrade: Arc::new(upgrade_context(config, &identity, files.private_network)?),
+            admission: Arc::new(Admission {
+                limits: Arc::clone(&limits),
+                access: Arc::clone(&context.relay.access),
+                proxies: config.listen.proxy_protocol_from.clone(),
+            }),
+            context: Arc::new(context),
+            limits,
             buffers: Arc::clone(&buffers),
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
@@ -102,16 +173,6 @@ impl Server {
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
         let admin = bind_admin(loaded, files.token, &shared.context, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
-        let workers = listeners
-            .into_workers()
-            .into_iter()
-            .enumerate()
-            .map(|(index, sockets)| {
-                worker::start(index, sockets, health.heartbeat(index), shared.clone())
-            })
-            .collect::<Result<_, _>>()
-            .context("cannot start a worker")?;
-        health.set_phase(Phase::Serving);
         Ok(Self {
             identity,
             told,
@@ -119,7 +180,8 @@ impl Server {
             health,
             rulebook,
             shared,
-            workers,
+            workers: Vec::new(),
+            hosted: Vec::new(),
             store,
             write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
@@ -154,12 +216,13 @@ impl Server {
         self.admin.as_ref().map(|(address, _)| *address)
     }
 
+    /// The counters of every layer.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.context.metrics)
+    }
+
     /// Serves until a signal, then shuts down in phases.
-    ///
-    /// # Errors
-    /// If signals cannot be listened for.
-    pub(super) async fn run(self) -> anyhow::Result<()> {
-        let mut signals = shutdown::Signals::listen().context("cannot listen for signals")?;
+    pub(super) async fn run(self, mut signals: Signals) {
         let supervisor = Supervisor::default();
         let until = CancellationToken::new();
         self.tell_addresses(&supervisor, &until);
@@ -167,7 +230,7 @@ impl Server {
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
         }
-        let housekeeping = housekeeping(self.shared.clone(), Arc::clone(&self.health));
+        let housekeeping = housekeeping::keep(self.shared.clone(), Arc::clone(&self.health));
         let rules = access::tend_rules(Arc::clone(&self.rulebook));
         let trimming = trimmer::task(&self.shared, self.memory_max);
         background(&supervisor, "housekeeping", &until, housekeeping);
@@ -176,6 +239,12 @@ impl Server {
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
+        if !self.hosted.is_empty() {
+            let heartbeat = self.health.heartbeat(0);
+            let worker = worker::run(self.hosted, heartbeat, self.shared.clone());
+            supervisor.spawn("worker", worker);
+            self.health.set_phase(Phase::Serving);
+        }
         shutdown::notify_ready();
         signals.first().await;
         shutdown::run(&self.shared, &self.health, self.drain_timeout, &mut signals).await;
@@ -189,7 +258,6 @@ impl Server {
         admin_running.cancel();
         supervisor.finished().await;
         access::write_rules(self.rulebook).await;
-        Ok(())
     }
 }
 
@@ -273,10 +341,15 @@ pub(super) fn open_asn_database(loaded: &Loaded) -> Result<Option<AsnDatabase>, 
         .map_err(|error| loaded.refuse("connections.asn_database", &error))
 }
 
-fn upgrade_context(config: &Config, identity: &Identity) -> anyhow::Result<UpgradeContext> {
+fn upgrade_context(
+    config: &Config,
+    identity: &Identity,
+    private: Option<PrivateKey>,
+) -> anyhow::Result<UpgradeContext> {
     let mut context = UpgradeContext::new(identity, &config.listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
+    context.private = private;
     Ok(context)
 }
 
@@ -303,32 +376,6 @@ async fn bind_admin(
         .await
         .map_err(|error| loaded.refuse("admin.address", &error))?;
     Ok(Some((server.address(), server)))
-}
-
-/// Sweeps expired reservations and peers, a stripe a second, and keeps the service
-/// manager's watchdog at rest while every worker lives.
-async fn housekeeping(shared: worker::Shared, health: Arc<Health>) {
-    let reservations = &shared.context.relay.reservations;
-    let peerstore = &shared.context.peerstore;
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watchdog = sd_notify::watchdog_enabled().is_some();
-    let mut stripe = 0;
-    loop {
-        ticks.tick().await;
-        let now = clock::now();
-        reservations.sweep(stripe, now);
-        peerstore.sweep(stripe, now);
-        // Both take a stripe modulo how many they have.
-        stripe = stripe.wrapping_add(1);
-        shared.limits.sweep(now);
-        shared.context.relay.circuits.bandwidth().sweep(now);
-        reservations.sweep_rates(now);
-        shared.context.relay.circuits.sweep_rates(now);
-        if watchdog && health.stalled(now).is_empty() {
-            shutdown::notify_alive();
-        }
-    }
 }
 
 fn warn_about(listeners: &Listeners) {

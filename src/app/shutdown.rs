@@ -4,10 +4,14 @@
 //! A second signal ends the phases at once. The exit code is 0 either way: the
 //! operator asked for it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::{
     admin::{Health, Phase},
@@ -22,27 +26,44 @@ const GOODBYE_MAX: Duration = Duration::from_secs(3);
 /// How often the phases look whether they are done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// SIGTERM and SIGINT.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What has a server stop.
+pub(super) enum Signals {
+    /// SIGTERM and SIGINT.
+    System {
+        terminate: Signal,
+        interrupt: Signal,
+    },
+    /// Whoever runs the server in its own process.
+    Asked(mpsc::Receiver<()>),
 }
 
 impl Signals {
     /// Takes both signals over from the system's default.
-    pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self::System {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
         })
     }
 
-    /// Waits for either.
+    /// Waits for the next.
     pub(super) async fn first(&mut self) {
-        tokio::select! {
-            // Both are cancel-safe.
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        match self {
+            Self::System {
+                terminate,
+                interrupt,
+            } => tokio::select! {
+                // Both are cancel-safe.
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            // Who can ask no more has no wish left.
+            Self::Asked(asked) => {
+                if asked.recv().await.is_none() {
+                    std::future::pending::<()>().await;
+                }
+            }
         }
     }
 }

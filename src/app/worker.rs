@@ -7,7 +7,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, thread};
 
-use tokio::{net::TcpStream, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,10 +15,11 @@ use crate::{
     clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
     engine::{demux::Side, muxer::Muxer},
-    listener::{AcceptEvent, WorkerSocket, accept_loop},
+    listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
-    upgrade::{self, UpgradeContext, Upgraded},
+    upgrade::{Incoming, UpgradeContext, UpgradeError, Upgraded},
+    wire::proxy::Source,
 };
 
 use super::supervisor::Supervisor;
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) context: Arc<Context>,
     pub(super) upgrade: Arc<UpgradeContext>,
     pub(super) limits: Arc<Limits>,
+    pub(super) admission: Arc<Admission>,
     pub(super) buffers: Arc<Buffers>,
     /// Ends accepting.
     pub(super) accepting: CancellationToken,
@@ -55,7 +57,8 @@ pub(super) fn start(
         .spawn(move || runtime.block_on(run(sockets, heartbeat, shared)))
 }
 
-async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
+/// A worker's life, on its own thread or on the one that calls.
+pub(super) async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
     observe_pool(
         Arc::clone(&shared.context.metrics.pools),
         Arc::clone(&shared.buffers),
@@ -81,96 +84,143 @@ async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
 
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
     let local = socket.local();
-    let metrics = Arc::clone(&shared.context.metrics.listener);
-    let connections = Arc::clone(&shared.context.connections);
-    let observe = move |event| match event {
-        // Denials are counted where they are decided.
-        AcceptEvent::Admitted | AcceptEvent::Denied => {}
-        AcceptEvent::Refused(refusal) => {
-            metrics.socket_refused(refusal.label());
-            if matches!(refusal, Refusal::Total | Refusal::Sockets) {
-                connections.attend();
-            }
-        }
-        AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
-    };
-    let (limits, accepting) = (Arc::clone(&shared.limits), shared.accepting.clone());
-    let access = Arc::clone(&shared.context.relay.access);
-    let on_socket = move |socket, remote, permit| {
+    let observing = Arc::clone(&shared.context);
+    let (admission, accepting) = (Arc::clone(&shared.admission), shared.accepting.clone());
+    let on_socket = move |accepted| {
         let guard = shared.context.metrics.listener.socket_accepted();
         let timer = shared.context.metrics.upgrade.started(clock::now());
         let socket = Socket {
-            socket,
-            remote,
-            permit,
+            accepted,
             guard,
             timer,
         };
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
         supervisor.spawn("upgrade", socket.upgrade(supervisor_, shared_));
     };
-    if let Err(error) = accept_loop(socket, limits, access, observe, on_socket, accepting).await {
+    let observe = move |event| observe(&observing, event);
+    if let Err(error) = accept_loop(socket, admission, observe, on_socket, accepting).await {
         tracing::error!(%local, %error, "cannot accept on this address");
+    }
+}
+
+fn observe(context: &Context, event: AcceptEvent) {
+    let metrics = &context.metrics.listener;
+    match event {
+        // Denials are counted where they are decided.
+        AcceptEvent::Admitted | AcceptEvent::Denied => {}
+        AcceptEvent::Refused(refusal) => {
+            metrics.socket_refused(refusal.label());
+            if matches!(refusal, Refusal::Total | Refusal::Sockets) {
+                context.connections.attend();
+            }
+        }
+        AcceptEvent::Aborted | AcceptEvent::Exhausted => metrics.accept_failed(),
     }
 }
 
 /// An admitted socket, not yet a connection.
 struct Socket {
-    socket: TcpStream,
-    remote: SocketAddr,
-    permit: SocketPermit,
+    accepted: Accepted,
     guard: SocketGuard,
     timer: UpgradeTimer,
+}
+
+/// What a socket has become.
+struct Raised {
+    upgraded: Upgraded,
+    remote: SocketAddr,
+    permit: SocketPermit,
+}
+
+/// Why a socket did not become a connection.
+enum Failure {
+    Upgrade(SocketAddr, UpgradeError),
+    /// Whom the proxy forwards may not stay.
+    Refused(AcceptEvent),
 }
 
 impl Socket {
     async fn upgrade(self, supervisor: Supervisor, shared: Shared) {
         let Self {
-            socket,
-            remote,
-            permit,
+            accepted,
             guard,
             timer,
         } = self;
         // Boxed: this future is large, and a connection's task must not be.
-        let upgraded = tokio::select! {
+        let raised = tokio::select! {
             biased;
             // Nothing is owed to a socket that is not a connection yet.
             () = shared.running.cancelled() => return,
-            upgraded = Box::pin(upgrade::accept(socket, &shared.upgrade)) => upgraded,
+            raised = Box::pin(raise(accepted, &shared)) => raised,
         };
-        match upgraded {
-            Ok(upgraded) => {
-                let labels = labels(&upgraded, remote);
+        match raised {
+            Ok(raised) => {
+                let labels = labels(&raised.upgraded, raised.remote);
                 timer.completed(labels, clock::now());
                 drop(guard);
-                if let Some((connection, leftover)) =
-                    admitted(upgraded, remote, permit, labels, shared)
-                {
+                if let Some((connection, leftover)) = admitted(raised, labels, shared) {
                     supervisor.spawn("connection", drive(connection, leftover));
                 }
             }
-            Err(error) => {
+            Err(Failure::Upgrade(remote, error)) => {
                 tracing::debug!(%remote, %error, "upgrade failed");
                 timer.failed(error.label(), clock::now());
+            }
+            Err(Failure::Refused(event)) => {
+                observe(&shared.context, event);
+                timer.failed("refused", clock::now());
             }
         }
     }
 }
 
+async fn raise(accepted: Accepted, shared: &Shared) -> Result<Raised, Failure> {
+    let Accepted {
+        socket,
+        mut remote,
+        mut permit,
+        proxied,
+    } = accepted;
+    let mut incoming = Incoming::new(socket, &shared.upgrade);
+    if proxied {
+        let source = incoming.source().await;
+        if let Source::Host(host) = source.map_err(|error| Failure::Upgrade(remote, error))? {
+            remote = SocketAddr::new(host.ip().to_canonical(), host.port());
+        }
+        match shared.admission.forwarded(permit, remote) {
+            Ok(placed) => permit = placed,
+            Err(event) => {
+                incoming.into_socket().reset_on_close();
+                return Err(Failure::Refused(event));
+            }
+        }
+    }
+    let upgraded = incoming.upgrade().await;
+    let upgraded = upgraded.map_err(|error| Failure::Upgrade(remote, error))?;
+    Ok(Raised {
+        upgraded,
+        remote,
+        permit,
+    })
+}
+
 /// The connection of a peer that has shown who it is, unless the peer has all
 /// that it may have.
 fn admitted(
-    upgraded: Upgraded,
-    address: SocketAddr,
-    permit: SocketPermit,
+    raised: Raised,
     labels: ConnectionLabels,
     shared: Shared,
 ) -> Option<(Connection, Leftover)> {
+    let Raised {
+        upgraded,
+        remote: address,
+        permit,
+    } = raised;
     let metrics = &shared.context.metrics;
     let peer = upgraded.peer_id;
     let handover = Handover {
         socket: upgraded.socket,
+        layers: upgraded.layers,
         muxer: upgraded.muxer,
         side: Side::Listener,
         seal: upgraded.seal,

@@ -14,7 +14,7 @@ use multiaddr::Multiaddr;
 use super::schema::Key;
 use super::source::{self, Entry};
 use super::value::{self, Expected};
-use super::{Config, Environment, Host, KEYS, Origin, Sources, derive, validate};
+use super::{Config, Environment, Host, KEYS, Origin, Sources, derive, private_network, validate};
 
 /// Name of the key file in the state directory.
 const KEY_FILE_NAME: &str = "identity.key";
@@ -101,7 +101,8 @@ impl Loaded {
         loaded.resolve_paths(&sources.environment, &mut faults);
         if faults.is_empty() {
             derive::fill_in(&mut loaded, host);
-            faults = validate::faults(&mut loaded);
+            faults = private_network::fit(&mut loaded, &sources.environment);
+            faults.extend(validate::faults(&mut loaded));
         }
         loaded.unless(faults)
     }

@@ -143,7 +143,7 @@ impl Environment {
             })
     }
 
-    fn get(&self, name: &str) -> Option<&OsStr> {
+    pub(super) fn get(&self, name: &str) -> Option<&OsStr> {
         self.0
             .iter()
             .find(|(key, _)| key == name)

@@ -293,6 +293,7 @@ impl Check<'_> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::announce::tests::OTHER;
     use super::*;
     use crate::config::{ConfigError, Host, Sources};
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::{Num, Value};
+use ipnet::IpNet;
 use multiaddr::Multiaddr;
 
 use super::{LogFormat, Subject};
@@ -281,6 +282,22 @@ impl Element for Subject {
 
     fn text(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Element for IpNet {
+    const WHAT: &'static str = "IP address or range";
+
+    /// As ranges of rules are read, so that equal ones are written alike.
+    fn parse(text: &str) -> Option<Self> {
+        match text.parse().ok()? {
+            Subject::Range(range) => Some(range),
+            Subject::Peer(_) => None,
+        }
+    }
+
+    fn text(&self) -> String {
+        Subject::Range(*self).to_string()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::metrics::EgressMetrics;
 use crate::state::leg::{Effects, Link, StreamKey, Untaken};
 
 use super::{
+    carrier::{WriteHalf, layer::Outbound},
     egress::{CreditOverflow, Egress, signal},
     session::Sending,
 };
@@ -37,7 +38,14 @@ impl LoneEgress {
         metrics: Arc<EgressMetrics>,
     ) -> Self {
         Self {
-            egress: Egress::new(muxer, Side::Listener, seal, socket, metrics),
+            egress: Egress::new(
+                muxer,
+                Side::Listener,
+                seal,
+                Outbound::default(),
+                WriteHalf::Tcp(socket),
+                metrics,
+            ),
             effects: Effects::default(),
         }
     }

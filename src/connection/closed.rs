@@ -9,6 +9,7 @@ use crate::engine::{demux::DemuxError, record::RecordError};
 use crate::state::leg::Ending;
 use crate::wire::yamux::GoAwayCode;
 
+use super::carrier::layer::LayerError;
 use super::egress::CreditOverflow;
 
 /// Why a connection ended.
@@ -29,6 +30,9 @@ pub enum Closed {
     /// A record was not authentic.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What carries the records broke its rules.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// The muxer's frames made no sense.
     #[error(transparent)]
     Demux(#[from] DemuxError),
@@ -65,6 +69,7 @@ impl Closed {
             Self::GoAway => "go_away",
             Self::Io(_) | Self::Write => "io",
             Self::Record(_)
+            | Self::Layer(_)
             | Self::Demux(_)
             | Self::DuplicateStream
             | Self::WindowOverrun
@@ -82,6 +87,7 @@ impl Closed {
     pub(super) const fn go_away(self) -> GoAwayCode {
         match self {
             Self::Record(_)
+            | Self::Layer(_)
             | Self::Demux(_)
             | Self::DuplicateStream
             | Self::WindowOverrun

@@ -29,6 +29,10 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::carrier::{
+    WriteHalf,
+    layer::{Asides, Outbound},
+};
 use crate::engine::{batch::Batch, demux::Side, frames, muxer::Muxer, record::SealKey};
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Command, Effects, Link, StreamKey};
@@ -61,6 +65,9 @@ const ANSWERS_MAX: usize = 16 * 1024;
 
 /// Most offers of circuits that may wait in an inbox.
 const OFFERS_MAX: usize = 64;
+
+/// How a carrier that has words for it ends a connection (RFC 6455, 7.4.1).
+const CLOSE_NORMAL: u16 = 1000;
 
 /// What the connection's task is being woken for.
 pub(super) mod signal {
@@ -110,6 +117,10 @@ struct State {
     holding: bool,
     offers: u16,
     inbox: Vec<Command>,
+    /// What the carrier's layers are to say with the next write.
+    asides: Option<Box<Asides>>,
+    /// Whether there are layers at all.
+    layered: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +137,8 @@ impl Egress {
         muxer: Muxer,
         side: Side,
         seal: SealKey,
-        socket: tokio::net::tcp::OwnedWriteHalf,
+        outbound: Outbound,
+        socket: WriteHalf,
         metrics: Arc<EgressMetrics>,
     ) -> Arc<Self> {
         let next_local = match (muxer, side) {
@@ -134,6 +146,7 @@ impl Egress {
             (Muxer::Yamux, Side::Listener) => 2,
             (Muxer::Mplex, _) => 0,
         };
+        let layered = !outbound.is_empty();
         Arc::new_cyclic(|me| Self {
             muxer,
             me: Weak::clone(me),
@@ -142,7 +155,7 @@ impl Egress {
             signals: AtomicU8::new(0),
             state: Mutex::new(State {
                 phase: Phase::Open,
-                writer: Some(Box::new(Writer::new(seal, socket))),
+                writer: Some(Box::new(Writer::new(seal, outbound, socket))),
                 batch: Batch::default(),
                 of_circuits: 0,
                 written: 0,
@@ -157,6 +170,8 @@ impl Egress {
                 holding: false,
                 offers: 0,
                 inbox: Vec::new(),
+                asides: None,
+                layered,
             }),
         })
     }
@@ -214,6 +229,13 @@ impl Egress {
                 state.phase = Phase::Closing;
                 state.reserve(64);
                 frames::go_away(self.muxer, code, &mut state.batch);
+                if state.layered {
+                    state
+                        .asides
+                        .get_or_insert_default()
+                        .close
+                        .get_or_insert(CLOSE_NORMAL);
+                }
             }
         }
         self.flush(effects);
@@ -226,6 +248,15 @@ impl Egress {
         // Others may hold on to their handle for a while.
         super::pool::give(mem::take(&mut state.batch).into_buffer());
         mem::take(&mut state.inbox)
+    }
+
+    /// Has the carrier's layers say something with the next write.
+    pub(super) fn say_aside(&self, asides: Asides, effects: &mut Effects) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open && state.layered && !asides.is_empty() {
+            state.asides.get_or_insert_default().merge(asides);
+            self.touch(&mut state, effects);
+        }
     }
 
     fn control(&self, effects: &mut Effects, frame: impl FnOnce(&mut Batch)) {
@@ -284,6 +315,7 @@ impl State {
     /// Whether there is nothing to write.
     fn idle(&self) -> bool {
         self.batch.is_empty()
+            && self.asides.is_none()
             && self
                 .writer
                 .as_ref()

@@ -8,12 +8,11 @@
 
 use std::{
     cell::RefCell,
-    pin::Pin,
     task::{Context as TaskContext, Poll},
     time::Instant,
 };
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 
 use crate::engine::{
     demux::{Event, StreamId},
@@ -21,7 +20,12 @@ use crate::engine::{
 };
 use crate::state::leg::Effects;
 
-use super::{closed::Closed, pool, task::Connection};
+use super::{
+    carrier::layer::{self, Asides, Decoded},
+    closed::Closed,
+    pool,
+    task::Connection,
+};
 
 /// Most bytes that one pass reads.
 pub(super) const READ_MAX: usize = 256 * 1024;
@@ -35,7 +39,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        read: vec![0; READ_MAX + MAX_RECORD].into_boxed_slice(),
+        read: vec![0; READ_MAX + MAX_RECORD + layer::KEPT_MAX].into_boxed_slice(),
         output: Vec::with_capacity(4096),
         effects: Effects::default(),
     });
@@ -82,9 +86,9 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Result<Poll<()>, Closed> {
         let kept = self.partial.len();
-        let limit = kept + READ_MAX;
-        let mut read = ReadBuf::new(&mut buffer[kept..limit]);
-        match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+        let front = kept + self.inbound.kept();
+        let mut read = ReadBuf::new(&mut buffer[front..front + READ_MAX]);
+        match self.reader.poll_read(task, &mut read) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Err(error)) => return Err(Closed::Io(error.kind())),
             Poll::Ready(Ok(())) => {}
@@ -96,18 +100,35 @@ impl Connection {
         self.session.context.metrics.egress.received(count);
         buffer[..kept].copy_from_slice(&self.partial);
         pool::give(std::mem::take(&mut self.partial));
-        self.records(&mut buffer[..kept + count], pass)?;
+        let decoded = self.decode(&mut buffer[kept..front + count], pass)?;
+        self.records(&mut buffer[..kept + decoded.length], pass)?;
+        if decoded.ended {
+            return Err(Closed::Peer);
+        }
         if count == READ_MAX {
             return Ok(Poll::Ready(()));
         }
         // The read took less than it asked for, so tokio has marked the socket
         // as empty: this registers for the next readiness without a system
         // call.
-        match self.reader.as_ref().poll_read_ready(task) {
+        match self.reader.poll_read_ready(task) {
             Poll::Ready(Err(error)) => Err(Closed::Io(error.kind())),
             Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
             Poll::Pending => Ok(Poll::Pending),
         }
+    }
+
+    /// Takes what has come through the carrier's layers, if it has any.
+    #[inline]
+    fn decode(&mut self, bytes: &mut [u8], pass: &mut Pass<'_>) -> Result<Decoded, Closed> {
+        if self.inbound.is_empty() {
+            let (length, ended) = (bytes.len(), false);
+            return Ok(Decoded { length, ended });
+        }
+        let mut asides = Asides::default();
+        let decoded = self.inbound.decode(bytes, &mut asides);
+        self.session.egress.say_aside(asides, pass.effects);
+        Ok(decoded?)
     }
 
     /// Opens every complete record in `bytes`; keeps the beginning of one that

@@ -58,7 +58,7 @@ impl Connection {
                 .get_or_insert_with(|| (pass.now + STALL_MAX, written()));
         }
         if self.blocked {
-            match self.reader.as_ref().poll_write_ready(task) {
+            match self.reader.poll_write_ready(task) {
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => return Err(Closed::Io(error.kind())),
                 Poll::Ready(Ok(())) => {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::tcp::OwnedReadHalf, time::sleep_until};
+use tokio::time::sleep_until;
 
 use crate::clock;
 use crate::engine::{
@@ -25,6 +25,7 @@ use crate::metrics::ConnectionGuard;
 use crate::state::limits::ConnectionPermit;
 
 use super::{
+    carrier::{Layers, ReadHalf, Socket, layer::Inbound},
     closed::Closed,
     context::{Context, Remote},
     egress::{Egress, signal},
@@ -42,7 +43,9 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// What an upgrade hands over.
 pub struct Handover {
     /// The socket, non-blocking.
-    pub socket: tokio::net::TcpStream,
+    pub socket: Socket,
+    /// What lies between it and the records.
+    pub layers: Layers,
     /// What was agreed on.
     pub muxer: Muxer,
     /// Which end we are.
@@ -60,7 +63,8 @@ pub struct Handover {
 /// One connection over a byte stream, as its task owns it.
 pub struct Connection {
     pub(super) session: Session<Egress>,
-    pub(super) reader: OwnedReadHalf,
+    pub(super) reader: ReadHalf,
+    pub(super) inbound: Inbound,
     pub(super) open: OpenKey,
     pub(super) demux: Demux,
     /// The beginning of a record whose end has not arrived.
@@ -88,12 +92,14 @@ impl Connection {
             upgraded.muxer,
             upgraded.side,
             upgraded.seal,
+            upgraded.layers.outbound,
             writer,
             Arc::clone(&context.metrics.egress),
         );
         let connection = Self {
             session: Session::new(context, remote, egress, permit, guard),
             reader,
+            inbound: upgraded.layers.inbound,
             open: upgraded.open,
             demux: Demux::new(upgraded.muxer, upgraded.side),
             partial: Vec::new(),

@@ -19,6 +19,7 @@ pub fn turn_away(upgraded: Handover, metrics: Arc<EgressMetrics>) {
         upgraded.muxer,
         upgraded.side,
         upgraded.seal,
+        upgraded.layers.outbound,
         writer,
         metrics,
     );

@@ -1,6 +1,7 @@
 //! The accept loop of one worker's socket.
 //!
-//! Owns how sockets enter: admission first, before any byte is read. Bounds the
+//! Owns how sockets enter: admission first, before any byte is read, or, for
+//! those that a proxy forwards, before any byte behind its header. Bounds the
 //! accepts in a row, and waits when the process is out of descriptors or
 //! memory. Whom to admit is decided by `state::access` and `state::limits`; counting what happened
 //! is the caller's.
@@ -10,13 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use ipnet::IpNet;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{WorkerSocket, options};
+use super::{Source, WorkerSocket, memory};
 use crate::clock;
+use crate::connection::carrier::Socket;
 use crate::state::access::{Access, Gate};
 use crate::state::limits::{Limits, Refusal, SocketPermit};
 
@@ -44,6 +46,82 @@ pub enum AcceptEvent {
     Exhausted,
 }
 
+/// Who decides whether a socket may stay.
+pub struct Admission {
+    /// Where it counts.
+    pub limits: Arc<Limits>,
+    /// The operator's rules.
+    pub access: Arc<Access>,
+    /// Whose PROXY header is believed, and expected.
+    pub proxies: Vec<IpNet>,
+}
+
+/// A socket that was let in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub socket: Socket,
+    /// Who opened it.
+    pub remote: SocketAddr,
+    /// Its right to be here.
+    pub permit: SocketPermit,
+    /// It was opened by a proxy, which says first whom it forwards. The permit
+    /// counts for nobody yet: see [`Admission::forwarded`].
+    pub proxied: bool,
+}
+
+impl Admission {
+    /// Decides about a socket by who opened it.
+    ///
+    /// # Errors
+    /// Why it has to be closed.
+    fn accepted(&self, remote: SocketAddr) -> Result<(SocketPermit, bool), AcceptEvent> {
+        let denied = self.access.at_accept(remote.ip());
+        let standing = denied.map_err(|denied| {
+            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
+            AcceptEvent::Denied
+        })?;
+        let now = clock::now();
+        let proxied = self
+            .proxies
+            .iter()
+            .any(|range| range.contains(&remote.ip()));
+        let admitted = if proxied {
+            self.limits.admit_unplaced()
+        } else {
+            self.limits.admit(remote, standing.uncapped, now)
+        };
+        admitted
+            .map(|permit| (permit, proxied))
+            .map_err(|refusal| refused(remote, refusal))
+    }
+
+    /// Decides about a socket by whom its proxy forwards; `remote` is the proxy
+    /// itself if it speaks for itself.
+    ///
+    /// # Errors
+    /// Why it has to be closed.
+    pub fn forwarded(
+        &self,
+        permit: SocketPermit,
+        remote: SocketAddr,
+    ) -> Result<SocketPermit, AcceptEvent> {
+        let denied = self.access.at_accept(remote.ip());
+        let standing = denied.map_err(|denied| {
+            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
+            AcceptEvent::Denied
+        })?;
+        permit
+            .place(remote, standing.uncapped, clock::now())
+            .map_err(|refusal| refused(remote, refusal))
+    }
+}
+
+fn refused(remote: SocketAddr, refusal: Refusal) -> AcceptEvent {
+    debug!(%remote, limit = refusal.label(), %refusal, "socket refused");
+    AcceptEvent::Refused(refusal)
+}
+
 /// Accepts until `shutdown`, then closes the listening socket.
 ///
 /// Each admitted socket goes to `on_socket` with its permit; a refused one is
@@ -56,14 +134,13 @@ pub enum AcceptEvent {
 /// Only if the listening socket cannot be registered with the runtime.
 pub async fn accept_loop(
     listener: WorkerSocket,
-    limits: Arc<Limits>,
-    access: Arc<Access>,
+    admission: Arc<Admission>,
     observe: impl Fn(AcceptEvent),
-    mut on_socket: impl FnMut(TcpStream, SocketAddr, SocketPermit),
+    mut on_socket: impl FnMut(Accepted),
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let local = listener.local;
-    let socket = TcpListener::from_std(listener.socket)?;
+    let mut socket = Listening::new(listener.source)?;
     let mut backoff = Backoff::default();
     let mut accepts = 0_usize;
     loop {
@@ -77,7 +154,7 @@ pub async fn accept_loop(
         match accepted {
             Ok((socket, remote)) => {
                 backoff.end(local);
-                observe(enter(socket, remote, &limits, &access, &mut on_socket));
+                observe(enter(socket, remote, &admission, &mut on_socket));
             }
             Err(error) if concerns_one_socket(&error) => observe(AcceptEvent::Aborted),
             Err(error) => {
@@ -98,41 +175,58 @@ pub async fn accept_loop(
     }
 }
 
-fn enter(
-    socket: TcpStream,
-    remote: SocketAddr,
-    limits: &Arc<Limits>,
-    access: &Access,
-    on_socket: &mut impl FnMut(TcpStream, SocketAddr, SocketPermit),
-) -> AcceptEvent {
-    // A passed dual-stack socket shows IPv4 peers as mapped addresses.
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    let now = clock::now();
-    let admitted = match access.at_accept(remote.ip()) {
-        Ok(standing) => limits.admit(remote, standing.uncapped, now),
-        Err(denied) => {
-            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
-            refuse(&socket);
-            return AcceptEvent::Denied;
+/// A listening socket that is registered with the runtime.
+enum Listening {
+    Tcp(TcpListener),
+    Memory(memory::Queue),
+}
+
+impl Listening {
+    fn new(source: Source) -> io::Result<Self> {
+        match source {
+            Source::Tcp(socket) => TcpListener::from_std(socket).map(Self::Tcp),
+            Source::Memory(queue) => Ok(Self::Memory(queue)),
         }
-    };
-    match admitted {
-        Ok(permit) => {
-            on_socket(socket, remote, permit);
-            AcceptEvent::Admitted
-        }
-        Err(refusal) => {
-            debug!(%remote, limit = refusal.label(), %refusal, "socket refused");
-            refuse(&socket);
-            AcceptEvent::Refused(refusal)
+    }
+
+    /// Cancel-safe.
+    async fn accept(&mut self) -> io::Result<(Socket, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (socket, remote) = socket.accept().await?;
+                Ok((Socket::Tcp(socket), remote))
+            }
+            Self::Memory(queue) => {
+                let (end, remote) = queue.accept().await;
+                Ok((Socket::Memory(end), remote))
+            }
         }
     }
 }
 
-/// Has the socket reset when it is dropped.
-fn refuse(socket: &TcpStream) {
-    // If this fails, the close is an ordinary one.
-    let _ = options::reset_on_close(&SockRef::from(socket));
+fn enter(
+    socket: Socket,
+    remote: SocketAddr,
+    admission: &Admission,
+    on_socket: &mut impl FnMut(Accepted),
+) -> AcceptEvent {
+    // A passed dual-stack socket shows IPv4 peers as mapped addresses.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    match admission.accepted(remote) {
+        Ok((permit, proxied)) => {
+            on_socket(Accepted {
+                socket,
+                remote,
+                permit,
+                proxied,
+            });
+            AcceptEvent::Admitted
+        }
+        Err(event) => {
+            socket.reset_on_close();
+            event
+        }
+    }
 }
 
 /// Whether an error of accept(2) is about the socket at the head of the queue,

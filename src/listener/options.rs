@@ -65,12 +65,3 @@ pub fn apply(socket: &SockRef<'_>) -> io::Result<()> {
     }
     Ok(())
 }
-
-/// Makes the coming close of a refused socket a reset.
-///
-/// A reset leaves nothing behind: no FIN to be acknowledged, no TIME_WAIT on
-/// our side, which under a flood would be one kernel entry for 60 s each. The
-/// peer loses nothing that it was sent, for it was sent nothing.
-pub(super) fn reset_on_close(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_linger(Some(Duration::ZERO))
-}

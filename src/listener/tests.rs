@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::{AccessLists, Config, ConnectionsConfig};
+use crate::connection::carrier;
 use crate::metrics::Metrics;
 use crate::state::access::Access;
 use crate::state::limits::{Limits, Refusal, SocketPermit};
@@ -62,6 +63,21 @@ fn rules(lists: &AccessLists) -> Arc<Access> {
     ))
 }
 
+fn admission(limits: &Arc<Limits>, access: Arc<Access>) -> Arc<Admission> {
+    Arc::new(Admission {
+        limits: Arc::clone(limits),
+        access,
+        proxies: Vec::new(),
+    })
+}
+
+fn parts(accepted: Accepted) -> (TcpStream, SocketAddr, SocketPermit) {
+    let carrier::Socket::Tcp(socket) = accepted.socket else {
+        panic!("a socket in memory");
+    };
+    (socket, accepted.remote, accepted.permit)
+}
+
 /// What a loop did: what it observed and what it handed on.
 #[derive(Default)]
 struct Seen {
@@ -79,15 +95,14 @@ async fn accept_until(
     let shutdown = CancellationToken::new();
     accept_loop(
         socket,
-        Arc::clone(limits),
-        no_rules(),
+        admission(limits, no_rules()),
         |event| {
             seen.events.borrow_mut().push(event);
             if enough(&seen.events.borrow()) {
                 shutdown.cancel();
             }
         },
-        |socket, remote, permit| seen.sockets.borrow_mut().push((socket, remote, permit)),
+        |accepted| seen.sockets.borrow_mut().push(parts(accepted)),
         shutdown.clone(),
     )
     .await
@@ -127,11 +142,10 @@ async fn the_kernel_spreads_connections_over_the_workers() {
             let (counts, shutdown) = (&counts, &shutdown);
             accept_loop(
                 socket,
-                Arc::clone(&limits),
-                no_rules(),
+                admission(&limits, no_rules()),
                 |_| {},
-                move |socket, _, permit| {
-                    held.borrow_mut().push((socket, permit));
+                move |accepted| {
+                    held.borrow_mut().push(accepted);
                     if counts.iter().map(|held| held.borrow().len()).sum::<usize>() == CLIENTS {
                         shutdown.cancel();
                     }
@@ -184,15 +198,14 @@ async fn denied_addresses_are_reset_and_trusted_ones_spared_all_but_the_totals()
         let shutdown = CancellationToken::new();
         let accepting = accept_loop(
             socket,
-            Arc::clone(&limits),
-            rules(&lists),
+            admission(&limits, rules(&lists)),
             |event| {
                 seen.events.borrow_mut().push(event);
                 if seen.events.borrow().len() == 4 {
                     shutdown.cancel();
                 }
             },
-            |socket, remote, permit| seen.sockets.borrow_mut().push((socket, remote, permit)),
+            |accepted| seen.sockets.borrow_mut().push(parts(accepted)),
             shutdown.clone(),
         );
         accepting.await.unwrap();
@@ -305,10 +318,9 @@ async fn shutdown_closes_the_port() {
     shutdown.cancel();
     accept_loop(
         socket,
-        limits(1),
-        no_rules(),
+        admission(&limits(1), no_rules()),
         |_| {},
-        |_, _, _| {},
+        |_| {},
         shutdown,
     )
     .await
@@ -345,9 +357,12 @@ fn a_restart_gets_its_port_back_while_old_connections_linger() {
     let address = first.addresses().next().unwrap().to_string();
     let socket = first.into_workers().remove(0).remove(0);
     let client = StdStream::connect(socket.local()).unwrap();
-    socket.socket.set_nonblocking(false).unwrap();
+    let Source::Tcp(listening) = &socket.source else {
+        panic!("a listener in memory");
+    };
+    listening.set_nonblocking(false).unwrap();
     // Our side closes first and so keeps the connection in TIME_WAIT.
-    drop(socket.socket.accept().unwrap());
+    drop(listening.accept().unwrap());
     drop((client, socket));
     open(&[&address], 2).unwrap();
 }

@@ -14,12 +14,16 @@ const CAUSES: &[&str] = &[
     "timeout",
     "eof",
     "io",
+    "proxy",
+    "private_network",
+    "unread",
     "multistream",
     "noise",
     "identity",
     "signature",
     "record",
     "muxer",
+    "refused",
     "abandoned",
 ];
 

@@ -50,7 +50,7 @@ struct Stream {
 
 impl Session {
     /// Starts with what came glued to the handshake.
-    pub(super) fn begin(upgraded: Upgraded) -> Result<Self, ProbeError> {
+    pub(super) fn begin(upgraded: Upgraded<TcpStream>) -> Result<Self, ProbeError> {
         let mut session = Self {
             socket: upgraded.socket,
             muxer: upgraded.muxer,

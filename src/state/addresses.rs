@@ -91,6 +91,14 @@ impl Addresses {
         self.us
     }
 
+    /// Whether some listen address stands for those of the interfaces.
+    #[must_use]
+    pub fn needs_interfaces(&self) -> bool {
+        self.bound
+            .iter()
+            .any(|bound| bound.socket.ip().is_unspecified())
+    }
+
     /// Takes over the addresses of this host's interfaces; whether peers are
     /// told something else now.
     pub fn set_interfaces(&self, interfaces: Vec<InterfaceAddress>) -> bool {

@@ -157,7 +157,9 @@ impl Limits {
         exempt: bool,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
-        self.enter(remote, exempt, Some(&self.sockets), now)
+        let mut permit = self.admit_unplaced()?;
+        permit.origin = self.origin(remote, exempt, now)?;
+        Ok(permit)
     }
 
     /// As [`Self::admit`], for a connection that shares its socket with others
@@ -173,16 +175,22 @@ impl Limits {
         exempt: bool,
         now: Instant,
     ) -> Result<SocketPermit, Refusal> {
-        self.enter(remote, exempt, None, now)
+        let mut permit = self.enter(None)?;
+        permit.origin = self.origin(remote, exempt, now)?;
+        Ok(permit)
     }
 
-    fn enter(
-        self: &Arc<Self>,
-        remote: SocketAddr,
-        exempt: bool,
-        sockets: Option<&Arc<Capacity>>,
-        now: Instant,
-    ) -> Result<SocketPermit, Refusal> {
+    /// Decides about a socket of which is not known yet where it comes from: it
+    /// counts in the totals only, until [`SocketPermit::place`].
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, sockets, transient.
+    pub fn admit_unplaced(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
+        self.enter(Some(&self.sockets))
+    }
+
+    fn enter(self: &Arc<Self>, sockets: Option<&Arc<Capacity>>) -> Result<SocketPermit, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining);
         }
@@ -191,17 +199,25 @@ impl Limits {
             .map(|sockets| sockets.try_reserve().ok_or(Refusal::Sockets))
             .transpose()?;
         let transient = self.transient.try_reserve().ok_or(Refusal::Transient)?;
-        let origin = Origin::of(remote.ip())
-            .filter(|_| !exempt)
-            .map(|origin| self.origins.admit(origin, remote.ip(), now))
-            .transpose()?;
         Ok(SocketPermit {
             limits: Arc::clone(self),
             total,
             socket,
             _transient: transient,
-            origin,
+            origin: None,
         })
+    }
+
+    fn origin(
+        &self,
+        remote: SocketAddr,
+        exempt: bool,
+        now: Instant,
+    ) -> Result<Option<OriginPermit>, Refusal> {
+        Origin::of(remote.ip())
+            .filter(|_| !exempt)
+            .map(|origin| self.origins.admit(origin, remote.ip(), now))
+            .transpose()
     }
 
     /// Refuses everything from now on; what was admitted stays.
@@ -235,6 +251,22 @@ impl Limits {
 }
 
 impl SocketPermit {
+    /// Has the socket count for where it comes from, as [`Limits::admit`] does,
+    /// once that is known.
+    ///
+    /// # Errors
+    ///
+    /// The first limit by address that is met; the socket counts nowhere then.
+    pub fn place(
+        mut self,
+        remote: SocketAddr,
+        exempt: bool,
+        now: Instant,
+    ) -> Result<Self, Refusal> {
+        self.origin = self.limits.origin(remote, exempt, now)?;
+        Ok(self)
+    }
+
     /// The peer has shown who it is: its transient place goes to the next. An
     /// `exempt` peer is counted, and not refused.
     ///

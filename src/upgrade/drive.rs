@@ -3,17 +3,17 @@
 //!
 //! The buffers belong to the thread. A pass never awaits while it borrows
 //! them, so that thousands of pending upgrades share one pair; what a socket
-//! does not take at once is the only thing copied out.
+//! does not take at once is the only thing copied out, and what was read with
+//! the last exchange in front of the handshake.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::UpgradeError;
+use crate::connection::carrier::{Carrier, layer};
 use crate::engine::handshake::{Established, Handshake, MESSAGE_MAX, Progress};
 
 /// Bytes read at once: the largest handshake message, and room for what lazy
@@ -28,47 +28,81 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        input: vec![0; READ_MAX].into_boxed_slice(),
+        input: vec![0; READ_MAX + layer::KEPT_MAX].into_boxed_slice(),
         output: Vec::new(),
     });
 }
 
-/// One upgrade and its socket. Reads on while an answer waits to be sent, so
-/// that two sides with full buffers cannot wait for each other; what waits is
-/// bounded by how often the engine answers at all.
-pub(super) struct Drive<'a, S> {
-    socket: &'a mut S,
-    handshake: Handshake<'a>,
-    unsent: Vec<u8>,
-    established: Option<Box<Established>>,
+/// A socket on its way to a connection: its layers so far, and what was read
+/// behind the exchange that added the last one.
+pub(super) struct Line<S> {
+    pub(super) carrier: Carrier<S>,
+    pub(super) input: Vec<u8>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
-    /// `opening` is sent before anything is read.
-    pub(super) fn new(socket: &'a mut S, handshake: Handshake<'a>, opening: Vec<u8>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    pub(super) fn new(socket: S) -> Self {
         Self {
-            socket,
-            handshake,
-            unsent: opening,
-            established: None,
+            carrier: Carrier::new(socket),
+            input: Vec::new(),
         }
     }
 
-    /// Runs to the end of the upgrade. Not cancel-safe: a dropped upgrade
-    /// leaves its socket in the middle of one.
-    pub(super) async fn run(mut self) -> Result<Box<Established>, UpgradeError> {
-        poll_fn(|cx| self.poll(cx)).await
+    /// Adds what has come to `input`: at least a byte, and at most so many that
+    /// there are `most`. Cancel-safe: what was read is in `input`.
+    pub(super) async fn more(&mut self, most: usize) -> Result<(), UpgradeError> {
+        poll_fn(|cx| {
+            // A peer may wait for what we have said before it goes on.
+            if let Poll::Ready(Err(error)) = self.carrier.poll_flush(cx) {
+                return Poll::Ready(Err(error.into()));
+            }
+            SCRATCH.with_borrow_mut(|Scratch { input, .. }| {
+                let room = most.saturating_sub(self.input.len()).min(READ_MAX);
+                let room = room + self.carrier.kept();
+                let count = ready!(self.carrier.poll_receive(cx, &mut input[..room]))?;
+                if count == 0 {
+                    return Poll::Ready(Err(UpgradeError::Eof));
+                }
+                self.input.extend_from_slice(&input[..count]);
+                Poll::Ready(Ok(()))
+            })
+        })
+        .await
     }
 
+    /// Drives the handshake to its end.
+    pub(super) async fn handshake(
+        &mut self,
+        handshake: Handshake<'_>,
+    ) -> Result<Box<Established>, UpgradeError> {
+        let mut drive = Drive {
+            line: self,
+            handshake,
+            established: None,
+        };
+        poll_fn(|cx| drive.poll(cx)).await
+    }
+}
+
+/// One handshake and its socket. Reads on while an answer waits to be sent, so
+/// that two sides with full buffers cannot wait for each other; what waits is
+/// bounded by how often the engine answers at all.
+///
+/// Not to be cancelled but with its socket, which it leaves in the middle of an
+/// upgrade.
+struct Drive<'a, S> {
+    line: &'a mut Line<S>,
+    handshake: Handshake<'a>,
+    established: Option<Box<Established>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Drive<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Established>, UpgradeError>> {
         loop {
-            if !self.unsent.is_empty() {
-                let sent = write_now(self.socket, &self.unsent, cx)?;
-                self.unsent.drain(..sent);
-            }
+            let flushed = self.line.carrier.poll_flush(cx)?;
             if self.established.is_none() {
                 ready!(self.poll_pass(cx))?;
-            } else if !self.unsent.is_empty() {
+            } else if flushed.is_pending() {
                 return Poll::Pending;
             } else if let Some(established) = self.established.take() {
                 return Poll::Ready(Ok(established));
@@ -80,9 +114,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
     /// answer.
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpgradeError>> {
         SCRATCH.with_borrow_mut(|Scratch { input, output }| {
-            let mut read = ReadBuf::new(input);
-            ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut read))?;
-            let bytes = read.filled_mut();
+            let mut behind = std::mem::take(&mut self.line.input);
+            let carrier = &mut self.line.carrier;
+            let bytes = if behind.is_empty() {
+                let count = ready!(carrier.poll_receive(cx, input))?;
+                &mut input[..count]
+            } else {
+                &mut behind
+            };
             if bytes.is_empty() {
                 return Poll::Ready(Err(UpgradeError::Eof));
             }
@@ -92,30 +131,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Drive<'a, S> {
             {
                 self.established = Some(established);
             }
-            let sent = if self.unsent.is_empty() {
-                write_now(self.socket, output, cx)?
-            } else {
-                0
-            };
-            self.unsent.extend_from_slice(&output[sent..]);
+            carrier.send(cx, output)?;
             Poll::Ready(Ok(()))
         })
     }
-}
-
-/// Writes until the socket takes no more, which it has asked to be woken for
-/// then. An answer of a few hundred bytes goes out in one call.
-fn write_now<S>(socket: &mut S, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize>
-where
-    S: AsyncWrite + Unpin,
-{
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match Pin::new(&mut *socket).poll_write(cx, &bytes[sent..])? {
-            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(written) => sent += written,
-            Poll::Pending => break,
-        }
-    }
-    Ok(sent)
 }

@@ -19,7 +19,15 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock;
+use crate::engine::private_network::NONCE_LEN;
 use crate::engine::record::{HEADER_LEN, TAG_LEN};
+
+async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Incoming::new(socket, context).upgrade().await
+}
 
 fn context() -> UpgradeContext {
     context_of(&Identity::generate(), &Muxer::ALL)
@@ -148,12 +156,16 @@ async fn a_refused_peer_gets_no_further_byte() {
 #[test]
 fn every_failure_has_a_listed_label() {
     use crate::engine::negotiate::NegotiateError;
+    use crate::engine::private_network::Spent;
     use crate::engine::record::RecordError;
     let negotiation = NegotiateError::NoAgreement;
     let failures = [
         UpgradeError::Timeout(DEFAULT_TIMEOUT),
         UpgradeError::Eof,
         UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
+        UpgradeError::Proxy(DecodeError::Malformed("no header")),
+        UpgradeError::Layer(LayerError::Private(Spent)),
+        UpgradeError::Unread,
         HandshakeError::Security(negotiation).into(),
         HandshakeError::Over.into(),
         HandshakeError::IdentityKey.into(),
@@ -205,7 +217,7 @@ async fn serve_one_stream(mut muxer: StreamMuxerBox) {
 }
 
 /// Opens a stream by hand, says `hi` on it and awaits `pong`.
-async fn open_one_stream(mut up: Upgraded, stream: u8) {
+async fn open_one_stream(mut up: Upgraded<TcpStream>, stream: u8) {
     let frames = match up.muxer {
         Muxer::Yamux => vec![0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, 2, b'h', b'i'],
         Muxer::Mplex => vec![0, 0, 2, 2, b'h', b'i'],
@@ -263,7 +275,7 @@ async fn rust_libp2p_dials_us() {
         };
         let us = async {
             let (socket, _) = listener.accept().await.unwrap();
-            let up = accept(socket, &context).await.unwrap();
+            let up = accept_on(socket, &context).await.unwrap();
             assert_eq!(up.peer_id, key.public().to_peer_id());
             assert_eq!((up.muxer, up.early_muxer), (muxer, false));
             open_one_stream(up, 2).await;
@@ -310,4 +322,122 @@ async fn we_dial_rust_libp2p() {
         };
         until_heard(talk, peer).await;
     }
+}
+
+// ---- In front of the handshake ----
+
+fn in_network(key: u8) -> UpgradeContext {
+    let mut context = context();
+    context.private = Some(PrivateKey::new([key; 32]));
+    context
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_private_network_meet_however_their_nonces_arrive() {
+    let (ours, theirs) = (in_network(1), in_network(1));
+    for width in [1, 23, 24, 25, 4096] {
+        let (near, far) = duplex(width);
+        let (a, b) = tokio::try_join!(accept_on(near, &ours), dial_on(far, &theirs)).unwrap();
+        assert!(!a.layers.inbound.is_empty() && !b.layers.outbound.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_to_the_network_is_closed_and_hears_nothing_it_can_read() {
+    let (ours, theirs) = (in_network(1), in_network(2));
+    let (near, far) = duplex(4096);
+    let (a, b) = tokio::join!(accept_on(near, &ours), dial_on(far, &theirs));
+    assert_eq!(a.map(|_| ()).unwrap_err().label(), "multistream");
+    assert_eq!(b.map(|_| ()).unwrap_err().label(), "eof");
+
+    // One that knows nothing of networks, and one that says nothing.
+    let (near, mut far) = duplex(4096);
+    far.write_all(&OPENING.repeat(2)).await.unwrap();
+    assert!(accept_on(near, &ours).await.is_err());
+    let mut heard = Vec::new();
+    far.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard.len(), NONCE_LEN);
+    let (near, mut far) = duplex(4096);
+    let silent = accept_on(near, &ours).await;
+    assert_eq!(silent.map(|_| ()).unwrap_err().label(), "timeout");
+    assert_eq!(far.read_to_end(&mut heard).await.unwrap(), 0);
+}
+
+const HEADERS: [&[u8]; 2] = [
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 4001\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x9c\x40\x0f\xa1",
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_tells_whom_it_forwards_and_the_rest_is_theirs() {
+    let (ours, theirs) = (in_network(1), in_network(1));
+    let (open, anybody) = (context(), context());
+    for header in HEADERS {
+        for (ours, theirs) in [(&ours, &theirs), (&open, &anybody)] {
+            for width in [1, 30, 4096] {
+                let (near, mut far) = duplex(width);
+                let us = async {
+                    let mut incoming = Incoming::new(near, ours);
+                    let source = incoming.source().await?;
+                    assert_eq!(source, Source::Host("192.0.2.7:40000".parse().unwrap()));
+                    incoming.upgrade().await
+                };
+                let peer = async {
+                    far.write_all(header).await.unwrap();
+                    dial_on(far, theirs).await
+                };
+                tokio::try_join!(us, peer).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_says_something_else_or_nothing_is_closed() {
+    let context = context();
+    for (said, label) in [
+        (OPENING, "proxy"),
+        (&HEADERS[0][..20], "timeout"),
+        (b"", "timeout"),
+        (b"PROXY TCP4 nobody\r\n", "proxy"),
+    ] {
+        let (near, mut far) = duplex(4096);
+        far.write_all(said).await.unwrap();
+        let begun = clock::now();
+        let error = Incoming::new(near, &context).source().await.unwrap_err();
+        assert_eq!(error.label(), label);
+        assert!(clock::now() - begun <= DEFAULT_TIMEOUT + Duration::from_millis(10));
+    }
+    // Where none is expected, a header is no beginning; the text could be that of
+    // a long message for a while.
+    for (header, label) in HEADERS.into_iter().zip(["timeout", "multistream"]) {
+        let (near, mut far) = duplex(4096);
+        far.write_all(header).await.unwrap();
+        let error = accept_on(near, &context).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.label(), label);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_deadline_holds_over_all_steps() {
+    let context = context();
+    let (near, mut far) = duplex(4096);
+    let begun = clock::now();
+    let us = async {
+        let mut incoming = Incoming::new(near, &context);
+        incoming.source().await?;
+        incoming.upgrade().await
+    };
+    let peer = async {
+        tokio::time::sleep(DEFAULT_TIMEOUT - Duration::from_secs(1)).await;
+        far.write_all(HEADERS[0]).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let outcome = tokio::select! {
+        outcome = us => outcome,
+        () = peer => unreachable!(),
+    };
+    assert!(matches!(outcome, Err(UpgradeError::Timeout(_))));
+    let late = clock::now() - begun - DEFAULT_TIMEOUT;
+    assert!(late < Duration::from_millis(10), "{late:?}");
 }

@@ -172,12 +172,14 @@ fn canonical(address: &Multiaddr) -> Multiaddr {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::{load, reason};
     use super::*;
 
-    const OWN: &str = "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq";
-    const OTHER: &str = "16Uiu2HAmLhLvBoYaoZfaMUKuibM6ac163GwKY74c5kiSLg5KvLpY";
+    pub(in crate::config::validate) const OWN: &str =
+        "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq";
+    pub(in crate::config::validate) const OTHER: &str =
+        "16Uiu2HAmLhLvBoYaoZfaMUKuibM6ac163GwKY74c5kiSLg5KvLpY";
 
     #[test]
     fn announced_addresses_can_be_dialled() {

@@ -88,7 +88,7 @@ impl Link for Egress {
 
     fn flush(&self, effects: &mut Effects) {
         loop {
-            let (mut writer, batch) = {
+            let (mut writer, batch, asides) = {
                 let mut state = self.state.lock();
                 state.touched = false;
                 if state.blocked || state.idle() {
@@ -101,14 +101,14 @@ impl Link for Egress {
                 // What the socket has refused goes first; until it has left,
                 // new frames join the batch instead of a queue behind it.
                 if writer.has_pending() {
-                    (writer, Batch::default())
+                    (writer, Batch::default(), None)
                 } else {
                     mem::swap(&mut writer.carried, &mut state.carried);
                     state.of_circuits = 0;
-                    (writer, mem::take(&mut state.batch))
+                    (writer, mem::take(&mut state.batch), state.asides.take())
                 }
             };
-            let outcome = writer.write(batch, &self.metrics);
+            let outcome = writer.write(batch, asides, &self.metrics);
             if !self.settle_write(writer, outcome, effects) {
                 return;
             }
@@ -191,7 +191,7 @@ impl Egress {
                     self.forget(&mut state, stream);
                 }
                 state.touched = false;
-                !state.batch.is_empty()
+                !state.batch.is_empty() || state.asides.is_some()
             }
             Outcome::Full | Outcome::Done => {
                 drop(state);

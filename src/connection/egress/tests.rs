@@ -50,7 +50,14 @@ impl Pair {
         let seal = SealKey::new(KEY);
         let counters = Arc::clone(&metrics.egress);
         Self {
-            egress: Egress::new(muxer, Side::Listener, seal, writer, counters),
+            egress: Egress::new(
+                muxer,
+                Side::Listener,
+                seal,
+                Outbound::default(),
+                writer.into(),
+                counters,
+            ),
             effects: Effects::default(),
             far: far.expect("loopback"),
             ear: Ear::new(muxer, OpenKey::new(KEY)),

@@ -1,12 +1,15 @@
-//! Seals a batch and hands it to the socket, outside the egress lock.
+//! Seals a batch, has the carrier's layers encode it, and hands it to the
+//! socket, outside the egress lock.
 //!
 //! Whoever holds the [`Writer`] is the only one to seal and write, which keeps
 //! records in counter order without a lock across the system call.
 
 use std::io;
 
-use tokio::net::tcp::OwnedWriteHalf;
-
+use crate::connection::carrier::{
+    WriteHalf,
+    layer::{Asides, Outbound},
+};
 use crate::connection::pool;
 use crate::engine::{batch::Batch, record::SealKey};
 use crate::metrics::EgressMetrics;
@@ -15,7 +18,8 @@ use crate::state::leg::StreamKey;
 /// The key and the socket, and what the socket has not taken yet.
 pub(super) struct Writer {
     seal: SealKey,
-    socket: OwnedWriteHalf,
+    outbound: Outbound,
+    socket: WriteHalf,
     /// Sealed bytes; the first `written` of them have left.
     pending: Vec<u8>,
     written: usize,
@@ -38,9 +42,10 @@ pub(super) enum Outcome {
 }
 
 impl Writer {
-    pub(super) fn new(seal: SealKey, socket: OwnedWriteHalf) -> Self {
+    pub(super) fn new(seal: SealKey, outbound: Outbound, socket: WriteHalf) -> Self {
         Self {
             seal,
+            outbound,
             socket,
             pending: Vec::new(),
             written: 0,
@@ -54,9 +59,15 @@ impl Writer {
         self.written < self.pending.len()
     }
 
-    /// Writes `batch`, or what is pending if there is no batch. The two never
-    /// come together: a batch is taken only when nothing is pending.
-    pub(super) fn write(&mut self, batch: Batch, metrics: &EgressMetrics) -> Outcome {
+    /// Writes `batch` and `asides`, or what is pending if there are none. They
+    /// never come together: a batch is taken only when nothing is pending.
+    pub(super) fn write(
+        &mut self,
+        batch: Batch,
+        asides: Option<Box<Asides>>,
+        metrics: &EgressMetrics,
+    ) -> Outcome {
+        let layered = !self.outbound.is_empty() && (!batch.is_empty() || asides.is_some());
         if !batch.is_empty() {
             debug_assert!(!self.has_pending(), "a batch behind pending bytes");
             let (frames, capacity) = (batch.frames(), batch.capacity());
@@ -67,6 +78,13 @@ impl Writer {
             metrics.flushed(frames as usize, records as usize, sealed.len());
             self.pending = sealed;
             self.written = 0;
+        }
+        if layered {
+            let mut asides = asides.map_or_else(Asides::default, |asides| *asides);
+            let encoded = self.outbound.encode(&mut self.pending, &mut asides);
+            if encoded.is_err() {
+                return Outcome::Failed;
+            }
         }
         while self.has_pending() {
             match self.socket.try_write(&self.pending[self.written..]) {

@@ -27,6 +27,7 @@ use super::ear::{Ear, Heard};
 use crate::{
     clock,
     config::{AccessLists, Config, Transport},
+    connection::carrier::Layers,
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
         batch::Batch,
@@ -233,7 +234,8 @@ impl Server {
                 transport: Transport::Tcp,
             },
             Handover {
-                socket: accepted,
+                socket: accepted.into(),
+                layers: Layers::default(),
                 muxer,
                 side: Side::Listener,
                 seal: SealKey::new(FROM_SERVER),

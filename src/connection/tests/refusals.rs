@@ -249,7 +249,8 @@ async fn a_peer_that_is_turned_away_is_told_that_it_was_a_limit() {
     let address = listener.local_addr().expect("bound");
     let (socket, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let handover = Handover {
-        socket: accepted.expect("loopback").0,
+        socket: accepted.expect("loopback").0.into(),
+        layers: crate::connection::carrier::Layers::default(),
         muxer: Muxer::Yamux,
         side: Side::Listener,
         seal: SealKey::new([2; 32]),

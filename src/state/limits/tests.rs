@@ -688,3 +688,27 @@ proptest! {
         assert_all_zero(&limits, now + Duration::from_secs(60));
     }
 }
+
+#[test]
+fn a_proxied_socket_counts_for_an_address_only_once_that_is_known() {
+    let now = clock::now();
+    let limits = Limits::new(&ConnectionsConfig {
+        per_ip_max: 1,
+        transient_max: 3,
+        ..open()
+    });
+    let real = v4([192, 0, 2, 1]);
+    let unplaced = [(); 3].map(|()| limits.admit_unplaced().expect("within transient"));
+    assert_eq!(limits.usage().hosts.groups.taken, 0);
+    assert_eq!(limits.admit_unplaced().err(), Some(Refusal::Transient));
+    let [first, second, third] = unplaced;
+    let placed = first.place(real, false, now).expect("the first");
+    let refused = second.place(real, false, now).err();
+    assert_eq!(refused, Some(Refusal::PerIp));
+    let exempt = third.place(real, true, now).expect("exempt");
+    // Its place went with the one that was refused.
+    let direct = limits.admit(real, false, now).err();
+    assert_eq!(direct, Some(Refusal::PerIp));
+    drop((placed, exempt));
+    assert_all_zero(&limits, now + Duration::from_secs(1));
+}
