@@ -1,7 +1,7 @@
 //! Keeps what peers are told of our addresses up to date, and tells those who
 //! are connected.
 //!
-//! Three tasks: one watches the sources, one makes the answer anew when they
+//! Three loops in one task: one watches the sources, one makes the answer anew when they
 //! come to something else, one walks over the connections and has each push it.
 //! Bounded: changes are gathered, the walk is paced, and two walks are apart.
 
@@ -55,9 +55,17 @@ pub(super) fn read_interfaces(addresses: &Addresses) {
     }
 }
 
-/// Watches the interfaces and counts votes, until it is dropped.
-pub(super) async fn watch_sources(addresses: Arc<Addresses>) {
-    let mut watch = begin_to_watch(&addresses);
+/// Keeps peers up to date, of whom those that ask were `told` this so far, until
+/// it is dropped.
+pub(super) async fn keep(context: Arc<Context>, told: Arc<Told>) {
+    let (to_walk, walk) = watch::channel(told);
+    let sources = watch_sources(&context.relay.addresses);
+    tokio::join!(sources, renew(&context, to_walk), push(&context, walk));
+}
+
+/// Watches the interfaces and counts votes.
+async fn watch_sources(addresses: &Addresses) {
+    let mut watch = begin_to_watch(addresses);
     let mut ticks = tokio::time::interval(REVIEW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut until_listed = LIST_EVERY;
@@ -70,14 +78,14 @@ pub(super) async fn watch_sources(addresses: Arc<Addresses>) {
                     watch = None;
                 }
                 sleep(SETTLE).await;
-                list_again(&addresses);
+                list_again(addresses);
             }
             _ = ticks.tick() => {
                 addresses.review(clock::now());
                 until_listed = until_listed.saturating_sub(1);
                 if until_listed == 0 && addresses.needs_interfaces() {
                     until_listed = LIST_EVERY;
-                    list_again(&addresses);
+                    list_again(addresses);
                 }
             }
         }
@@ -114,9 +122,9 @@ fn list_again(addresses: &Addresses) {
 }
 
 /// Makes identify's answer anew whenever our addresses have changed, and tells
-/// the walk, until it is dropped.
-pub(super) async fn renew(context: Arc<Context>, walk: watch::Sender<Arc<Told>>) {
-    let addresses = Arc::clone(&context.relay.addresses);
+/// the walk.
+async fn renew(context: &Context, walk: watch::Sender<Arc<Told>>) {
+    let addresses = &context.relay.addresses;
     // What was told until the tasks ran is what the answer was made from.
     let mut last = Arc::clone(&walk.borrow());
     loop {
@@ -144,14 +152,14 @@ fn log_changes(before: &Told, after: &Told) {
 }
 
 /// Has every connected peer told that is told something else than before, one
-/// walk over all of them for each change, until it is dropped.
-pub(super) async fn push(context: Arc<Context>, mut walk: watch::Receiver<Arc<Told>>) {
+/// walk over all of them for each change.
+async fn push(context: &Context, mut walk: watch::Receiver<Arc<Told>>) {
     let mut last = Arc::clone(&walk.borrow_and_update());
     while walk.changed().await.is_ok() {
         let told = Arc::clone(&walk.borrow_and_update());
         let stale = Reach::ALL.map(|reach| last.list(reach) != told.list(reach));
         last = told;
-        let pushed = walk_once(&context, stale).await;
+        let pushed = walk_once(context, stale).await;
         tracing::debug!(pushed, "connected peers have been told our addresses");
         sleep(BETWEEN_WALKS).await;
     }

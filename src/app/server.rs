@@ -6,7 +6,6 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::Context as _;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -189,18 +188,6 @@ impl Server {
         })
     }
 
-    /// Starts what keeps peers up to date about our addresses.
-    fn tell_addresses(&self, supervisor: &Supervisor, until: &CancellationToken) {
-        let context = &self.shared.context;
-        let (to_walk, walk) = watch::channel(Arc::clone(&self.told));
-        let sources = addresses::watch_sources(Arc::clone(&context.relay.addresses));
-        background(supervisor, "addresses", until, sources);
-        let renewing = addresses::renew(Arc::clone(context), to_walk);
-        background(supervisor, "identify", until, renewing);
-        let pushing = addresses::push(Arc::clone(context), walk);
-        background(supervisor, "identify push", until, pushing);
-    }
-
     /// Who we are.
     pub(super) fn peer_id(&self) -> PeerId {
         self.identity.peer_id()
@@ -225,7 +212,6 @@ impl Server {
     pub(super) async fn run(self, mut signals: Signals) {
         let supervisor = Supervisor::default();
         let until = CancellationToken::new();
-        self.tell_addresses(&supervisor, &until);
         let admin_running = CancellationToken::new();
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
@@ -236,6 +222,8 @@ impl Server {
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
+        let telling = addresses::keep(Arc::clone(&self.shared.context), self.told);
+        background(&supervisor, "addresses", &until, telling);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
