@@ -14,6 +14,7 @@ pub mod logging;
 mod memory;
 mod observe;
 mod peers;
+mod quic;
 mod server;
 mod shutdown;
 mod store;

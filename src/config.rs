@@ -41,7 +41,8 @@ pub(crate) use value::units;
 schema::sections! {
     /// Where peers reach us.
     listen: ListenConfig {
-        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or "/ip6/…/tcp/PORT".
+        /// Addresses to listen on, each "/ip4/…/tcp/PORT" or
+        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…".
         /// Port 0 takes a free port, which the start banner names.
         addresses: Vec<Multiaddr> = default_listen_addresses(),
         /// Stream multiplexers to offer, the preferred one first. One that is
@@ -317,9 +318,14 @@ pub enum LogFormat {
 }
 
 fn default_listen_addresses() -> Vec<Multiaddr> {
-    ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"]
-        .map(|address| address.parse().expect("a literal multiaddr"))
-        .to_vec()
+    [
+        "/ip4/0.0.0.0/tcp/4001",
+        "/ip6/::/tcp/4001",
+        "/ip4/0.0.0.0/udp/4001/quic-v1",
+        "/ip6/::/udp/4001/quic-v1",
+    ]
+    .map(|address| address.parse().expect("a literal multiaddr"))
+    .to_vec()
 }
 
 #[cfg(test)]

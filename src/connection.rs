@@ -25,6 +25,7 @@ mod pacing;
 mod patience;
 mod pool;
 mod queue;
+pub mod quic;
 mod read_pass;
 mod serve;
 mod session;
@@ -33,7 +34,7 @@ mod stream;
 mod task;
 mod turn_away;
 
-pub use closed::Closed;
+pub use closed::{Closed, RESOURCE_LIMIT};
 pub use context::{Context, Remote};
 pub use egress::CreditOverflow;
 pub use pool::observe_pool;

@@ -8,6 +8,7 @@
 pub mod certificate;
 mod file;
 mod foreign;
+mod secret;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use libp2p_identity::{Keypair, PeerId, PublicKey};
 use zeroize::Zeroizing;
 
 use self::certificate::{Certificate, CertificateFault};
+pub use secret::Secret;
 
 /// Our key pair and what peers know us by. Cheap to clone.
 #[derive(Clone)]
@@ -111,6 +113,11 @@ pub enum KeyFault {
         /// The limit.
         max: u64,
     },
+    /// Not what [`Secret`] has written.
+    #[error(
+        "is not 32 bytes; if nothing else is kept in it, remove it and a start makes a new one"
+    )]
+    NotASecret,
     /// Not a key in any form we know.
     #[error("is not a libp2p private key: {0}")]
     NotAKey(String),

@@ -17,11 +17,14 @@ use self::inherited::Claim;
 
 pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
+pub use self::udp::UdpListeners;
 
 mod accept;
 mod inherited;
 pub mod memory;
 pub mod options;
+pub mod quic;
+mod udp;
 
 /// Connections that the kernel completes for us while a worker is busy. The
 /// default `net.core.somaxconn` since Linux 5.4, which caps it anyway: about
@@ -110,6 +113,8 @@ impl Listeners {
     /// by all workers through duplicates of its descriptor, so every idle
     /// worker wakes for each connection and the first one takes it.
     ///
+    /// Addresses of QUIC are left to [`UdpListeners`].
+    ///
     /// `/ip6/::` on a host without IPv6 is passed over if anything else can be
     /// opened: see [`unavailable`](Self::unavailable).
     ///
@@ -125,6 +130,9 @@ impl Listeners {
         let mut wanted = Vec::with_capacity(addresses.len());
         let mut endpoints = Vec::new();
         for address in addresses {
+            if UdpListeners::takes(address) {
+                continue;
+            }
             let requested = socket_address(address)?;
             match inherited.claim(requested) {
                 Claim::Nothing => wanted.push((address, requested)),

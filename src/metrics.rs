@@ -22,6 +22,7 @@ mod peerstore;
 mod pools;
 mod process;
 mod pulled;
+mod quic;
 mod reference;
 mod relay;
 mod sharded;
@@ -48,6 +49,7 @@ pub use locks::lock_waited;
 pub use muxers::MuxerMetrics;
 pub use peerstore::PeerstoreMetrics;
 pub use pools::PoolMetrics;
+pub use quic::{LingerGuard, QuicMetrics};
 pub use relay::{RelayMetrics, ReservationGuard};
 pub use sharded::{ShardedCounter, ShardedGauge, ShardedHistogram};
 pub use store::StoreMetrics;
@@ -78,6 +80,7 @@ pub struct Metrics {
     pub identify: Arc<IdentifyMetrics>,
     pub peerstore: Arc<PeerstoreMetrics>,
     pub pools: Arc<PoolMetrics>,
+    pub quic: Arc<QuicMetrics>,
     pub store: Arc<StoreMetrics>,
     pub access: Arc<AccessMetrics>,
     registry: Registry,
@@ -111,6 +114,7 @@ impl Metrics {
         let identify = Arc::new(IdentifyMetrics::new(&mut declare));
         let peerstore = Arc::new(PeerstoreMetrics::new(&mut declare));
         let pools = Arc::new(PoolMetrics::new(&mut declare));
+        let quic = Arc::new(QuicMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
         let access = Arc::new(AccessMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
@@ -128,6 +132,7 @@ impl Metrics {
             identify,
             peerstore,
             pools,
+            quic,
             store,
             access,
             registry,

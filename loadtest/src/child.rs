@@ -27,12 +27,14 @@ use tokio::{
 
 use crate::{
     address::Target,
-    connection::{Connection, Muxer, Peer, Stack},
+    certificate,
+    connection::{Connection, Peer, all_told},
     namespace, procfs,
     scenario::{
         Bench,
         crowd::{Crowd, Size, check_descriptors},
     },
+    stack::Stack,
 };
 
 const UP: &str = "up";
@@ -48,16 +50,19 @@ const NICENESS: i32 = 15;
 /// Identities that knock; making one is dearer than an attempt that is refused.
 const KNOCKERS: usize = 64;
 
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HoldOptions {
     #[command(flatten)]
     server: ServerOptions,
     /// Peers held
     #[arg(long)]
     count: u32,
+    /// Each with a reservation
+    #[arg(long)]
+    reserve: bool,
 }
 
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct KnockOptions {
     #[command(flatten)]
     server: ServerOptions,
@@ -69,7 +74,7 @@ pub(crate) struct KnockOptions {
     concurrency: u16,
 }
 
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct ServerOptions {
     #[arg(long)]
     address: Target,
@@ -77,10 +82,16 @@ struct ServerOptions {
     pid: u32,
     #[command(flatten)]
     stack: Stack,
+    /// A certificate in PEM, for secure WebSocket
+    #[arg(long)]
+    trust: Option<String>,
 }
 
 impl ServerOptions {
-    fn bench(self) -> anyhow::Result<Bench> {
+    fn bench(&self) -> anyhow::Result<Bench> {
+        if let Some(pem) = &self.trust {
+            certificate::trust_pem(pem)?;
+        }
         Ok(Bench {
             target: self.address,
             stack: self.stack,
@@ -114,20 +125,22 @@ pub(crate) struct Knocked {
 ///
 /// # Errors
 /// When the crowd cannot be gathered.
-pub(crate) async fn hold(options: HoldOptions) -> anyhow::Result<()> {
+pub(crate) async fn hold(options: &HoldOptions) -> anyhow::Result<()> {
     be_nice()?;
     let bench = options.server.bench()?;
     check_descriptors(bench, u64::from(options.count))?;
     let size = Size {
         count: options.count,
         concurrency: 32,
-        reserve: false,
+        reserve: options.reserve,
     };
     let crowd = Crowd::gather(bench, size, "peers").await?;
     println!("{UP}");
     parent_is_done().await?;
     let mut held = Held::default();
-    for (ending, count) in crowd.leave().await? {
+    let endings = crowd.leave().await?;
+    all_told().await;
+    for (ending, count) in endings {
         match ending {
             crate::connection::Ending::Ours => held.stayed += count,
             ending => *held.sent_away.entry(ending.to_string()).or_default() += count,
@@ -141,11 +154,11 @@ pub(crate) async fn hold(options: HoldOptions) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When identities cannot be made; what an attempt meets is counted instead.
-pub(crate) async fn knock(options: KnockOptions) -> anyhow::Result<()> {
+pub(crate) async fn knock(options: &KnockOptions) -> anyhow::Result<()> {
     be_nice()?;
-    let ServerOptions { address, stack, .. } = options.server;
+    let Bench { target, stack, .. } = options.server.bench()?;
     let peers: Arc<[Peer]> = (0..KNOCKERS)
-        .map(|_| Peer::generate())
+        .map(|_| Peer::generate(stack))
         .collect::<Result<_, _>>()?;
     let count = usize::try_from(options.count)?;
     let next = Arc::new(AtomicUsize::new(0));
@@ -163,7 +176,7 @@ pub(crate) async fn knock(options: KnockOptions) -> anyhow::Result<()> {
                 }
                 let source = Some(SocketAddr::from((namespace::neighbour(index), 0)));
                 let peer = &peers[index % KNOCKERS];
-                let attempt = Connection::dial_from(address, stack, peer, source).await;
+                let attempt = Connection::dial_from(target, stack, peer, source).await;
                 admitted += u64::from(attempt.is_ok());
             }
         });
@@ -206,6 +219,14 @@ impl Helper {
         Self::start("hold", bench, count, &[]).await
     }
 
+    /// [`Self::hold`] of peers that have a reservation each.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn hold_reserved(bench: Bench, count: u32) -> anyhow::Result<Self> {
+        Self::start("hold", bench, count, &["--reserve".to_owned()]).await
+    }
+
     /// Starts connection attempts from one network.
     ///
     /// # Errors
@@ -216,10 +237,6 @@ impl Helper {
     }
 
     async fn start(verb: &str, bench: Bench, count: u32, more: &[String]) -> anyhow::Result<Self> {
-        let muxer = match bench.stack.muxer {
-            Muxer::Yamux => "yamux",
-            Muxer::Mplex => "mplex",
-        };
         let pid = bench
             .server
             .context("the server's process is not known")?
@@ -229,8 +246,8 @@ impl Helper {
             .arg(format!("--address={}", bench.target))
             .arg(format!("--pid={pid}"))
             .arg(format!("--count={count}"))
-            .arg(format!("--muxer={muxer}"))
-            .args(bench.stack.lazy.then_some("--lazy"))
+            .args(bench.stack.arguments())
+            .args(certificate::own_pem().map(|pem| format!("--trust={pem}")))
             .args(more)
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())

@@ -13,11 +13,14 @@ use anyhow::{Context, bail};
 pub(crate) use table::{Row, to_text};
 
 use crate::{
-    connection::{Muxer, Stack},
     report::{Report, ScenarioName},
     scenario::{Bench, circuits, handshake, idle, relay, reserve, rtt},
-    server::{Kind, Running, connections_possible, lifted_limits, program},
+    server::{Kind, Listen, Running, connections_possible, lifted_limits, program},
+    stack::{Stack, Way},
 };
+
+/// Secure WebSocket twice: as browsers use it, and as it is held against TCP with TLS.
+const STACKS: &str = "tcp,tcp/noise/mplex,tcp/tls,quic,ws,wss,wss/tls";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -35,9 +38,9 @@ pub(crate) struct Options {
         default_value = "handshake,idle,reserve,relay,rtt"
     )]
     scenarios: Vec<ScenarioName>,
-    /// Muxers to run them over
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "yamux,mplex")]
-    muxers: Vec<Muxer>,
+    /// What to run them over, each TRANSPORT[/SECURITY[/MUXER]]
+    #[arg(long, value_delimiter = ',', default_value = STACKS)]
+    stacks: Vec<Way>,
     /// Times that each server is measured; medians are shown
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     rounds: Option<u16>,
@@ -106,11 +109,8 @@ pub(crate) async fn run(options: &Options, json: bool) -> anyhow::Result<Vec<Row
     for round in 0..sizes.rounds {
         let mut place = 0;
         for &scenario in &options.scenarios {
-            for &muxer in &options.muxers {
-                let stack = Stack {
-                    muxer,
-                    lazy: options.lazy,
-                };
+            for &over in &options.stacks {
+                let stack = Stack::of(over, options.lazy);
                 for (kind, program) in
                     [(Kind::Baseline, &baseline), (Kind::Waystation, &waystation)]
                 {
@@ -118,9 +118,8 @@ pub(crate) async fn run(options: &Options, json: bool) -> anyhow::Result<Vec<Row
                         .await
                         .with_context(|| {
                             format!(
-                                "{} over {} on {}, round {}",
+                                "{} over {over} on {}, round {}",
                                 scenario.label(),
-                                muxer.label(),
                                 kind.label(),
                                 round + 1
                             )
@@ -142,9 +141,11 @@ async fn measure(
     sizes: &Sizes,
     json: bool,
 ) -> anyhow::Result<Report> {
-    let server = Running::start(kind, program, &lifted_limits(connections_possible()?)).await?;
+    let listen = Listen::on_loopback([stack.transport]);
+    let settings = lifted_limits(connections_possible(stack)?);
+    let server = Running::start(kind, program, &listen, &settings).await?;
     let bench = Bench {
-        target: server.target(),
+        target: server.target(stack.transport)?,
         stack,
         server: Some(server.process()?),
         admin: server.admin(),
@@ -202,7 +203,11 @@ async fn run_scenario(
             )
             .await
         }
-        ScenarioName::Trim | ScenarioName::Flood | ScenarioName::Stalled | ScenarioName::Churn => {
+        ScenarioName::Trim
+        | ScenarioName::Flood
+        | ScenarioName::Stalled
+        | ScenarioName::Churn
+        | ScenarioName::Full => {
             bail!("{} is not compared", scenario.label())
         }
     }

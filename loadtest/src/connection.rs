@@ -7,8 +7,11 @@
 
 mod driver;
 mod ending;
+mod peer;
+mod quic;
+mod socket;
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use driver::Driver;
@@ -22,16 +25,18 @@ use libp2p::{
         muxing::{StreamMuxerBox, StreamMuxerExt, SubstreamBox},
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
     },
-    identity::Keypair,
-    noise,
-    tcp::tokio::TcpStream,
     yamux,
 };
 use multistream_select::{Negotiated, Version, dialer_select_proto, listener_select_proto};
-use serde::Serialize;
-use tokio::{net::TcpSocket, time::timeout};
+pub(crate) use peer::Peer;
+pub(crate) use quic::all_told;
+use tokio::time::timeout;
 
-use crate::{address::Target, responder::Responder, wire};
+use crate::{
+    address::Target,
+    responder::Responder,
+    stack::{Muxer, Security, Stack, Transport},
+};
 
 /// As long as a Waystation upgrade may take, so a slow server is seen to be slow.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
@@ -41,75 +46,6 @@ const STREAMS_MAX: usize = 4096;
 
 /// A stream of a connection on which a protocol was agreed.
 pub(crate) type Stream = Negotiated<SubstreamBox>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Muxer {
-    Yamux,
-    Mplex,
-}
-
-impl Muxer {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Yamux => "yamux",
-            Self::Mplex => "mplex",
-        }
-    }
-}
-
-/// What a connection is made of above TCP and Noise.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Stack {
-    /// Muxer offered to the server
-    #[arg(long, value_enum, default_value_t = Muxer::Yamux)]
-    pub(crate) muxer: Muxer,
-    /// Send a stream's first request together with its negotiation, as go peers do;
-    /// a rust-libp2p Swarm waits for the answer first
-    #[arg(long)]
-    pub(crate) lazy: bool,
-}
-
-impl Stack {
-    fn stream_version(self) -> Version {
-        if self.lazy {
-            Version::V1Lazy
-        } else {
-            Version::V1
-        }
-    }
-}
-
-/// The identity a connection is made with, and what it tells of itself.
-#[derive(Clone)]
-pub(crate) struct Peer {
-    pub(crate) keypair: Keypair,
-    noise: noise::Config,
-    identify: Arc<[u8]>,
-}
-
-impl Peer {
-    /// # Errors
-    /// When the Noise static key cannot be signed.
-    pub(crate) fn generate() -> anyhow::Result<Self> {
-        let keypair = Keypair::generate_ed25519();
-        let noise = noise::Config::new(&keypair)?;
-        let identify = wire::identify(&keypair.public().encode_protobuf()).into();
-        Ok(Self {
-            keypair,
-            noise,
-            identify,
-        })
-    }
-
-    pub(crate) fn id(&self) -> PeerId {
-        self.keypair.public().to_peer_id()
-    }
-
-    pub(crate) fn identify(&self) -> Arc<[u8]> {
-        Arc::clone(&self.identify)
-    }
-}
 
 /// An authenticated, multiplexed connection that nothing drives yet.
 pub(crate) struct Connection {
@@ -143,16 +79,48 @@ impl Connection {
         source: Option<SocketAddr>,
     ) -> anyhow::Result<Self> {
         let dialling = async {
-            let socket = open_socket(target, source).await.context("tcp connect")?;
-            let (remote, connection) = Self::upgrade_outbound(socket, stack, peer).await?;
+            let (remote, connection) = match stack.transport {
+                Transport::Tcp => {
+                    let socket = socket::tcp(target, source).await.context("tcp connect")?;
+                    Self::upgrade_outbound(socket, stack, peer).await?
+                }
+                Transport::Ws | Transport::Wss => {
+                    let socket = socket::websocket(target, source)
+                        .await
+                        .context("websocket")?;
+                    Self::upgrade_outbound(socket, stack, peer).await?
+                }
+                Transport::Quic => Self::dial_quic(target, stack, peer, source).await?,
+            };
             if remote != target.peer_id {
                 bail!("server is {remote}, not {}", target.peer_id);
             }
             Ok(connection)
         };
-        timeout(DEADLINE, dialling)
+        timeout(DEADLINE, Box::pin(dialling))
             .await
             .context("connection not up in time")?
+    }
+
+    async fn dial_quic(
+        target: Target,
+        stack: Stack,
+        peer: &Peer,
+        source: Option<SocketAddr>,
+    ) -> anyhow::Result<(PeerId, Self)> {
+        let config = peer
+            .quic
+            .clone()
+            .context("peer was made for another stack")?;
+        let witness = Witness::default();
+        let noticing = Arc::clone(&witness);
+        let (remote, muxer) = quic::dial(target.socket, source, config, noticing).await?;
+        let connection = Self {
+            muxer: StreamMuxerBox::new(muxer),
+            stack,
+            witness,
+        };
+        Ok((remote, connection))
     }
 
     /// Secures and multiplexes any byte stream as its dialling side: the same steps
@@ -168,30 +136,38 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (info, socket) =
-            dialer_select_proto(socket, peer.noise.protocol_info(), Version::V1Lazy)
-                .await
-                .context("security negotiation")?;
-        let (remote, secured) = peer
-            .noise
-            .clone()
-            .upgrade_outbound(socket, info)
-            .await
-            .context("noise handshake")?;
         let witness = Witness::default();
-        let secured = Tap::new(secured, Arc::clone(&witness));
-        let muxer = match stack.muxer {
-            Muxer::Yamux => {
-                let config = yamux_config();
-                let protocols = config.protocol_info();
-                let (info, io) = dialer_select_proto(secured, protocols, Version::V1Lazy).await?;
-                StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
+        let tap = Arc::clone(&witness);
+        let (remote, muxer) = match stack.security {
+            Security::Noise => {
+                let protocols = peer.noise.protocol_info();
+                let (info, socket) = dialer_select_proto(socket, protocols, Version::V1Lazy)
+                    .await
+                    .context("security negotiation")?;
+                let noise = peer.noise.clone();
+                let (remote, secured) = noise
+                    .upgrade_outbound(socket, info)
+                    .await
+                    .context("noise handshake")?;
+                (
+                    remote,
+                    multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?,
+                )
             }
-            Muxer::Mplex => {
-                let config = mplex_config();
-                let protocols = config.protocol_info();
-                let (info, io) = dialer_select_proto(secured, protocols, Version::V1Lazy).await?;
-                StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
+            Security::Tls => {
+                let tls = peer.tls()?;
+                let (info, socket) =
+                    dialer_select_proto(socket, tls.protocol_info(), Version::V1Lazy)
+                        .await
+                        .context("security negotiation")?;
+                let (remote, secured) = tls
+                    .upgrade_outbound(socket, info)
+                    .await
+                    .context("tls handshake")?;
+                (
+                    remote,
+                    multiplex_outbound(Tap::new(secured, tap), stack.muxer).await?,
+                )
             }
         };
         let connection = Self {
@@ -214,19 +190,19 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (info, socket) = listener_select_proto(socket, peer.noise.protocol_info()).await?;
-        let noise = peer.noise.clone();
-        let (remote, secured) = noise.upgrade_inbound(socket, info).await?;
-        let muxer = match stack.muxer {
-            Muxer::Yamux => {
-                let config = yamux_config();
-                let (info, io) = listener_select_proto(secured, config.protocol_info()).await?;
-                StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
+        let (remote, muxer) = match stack.security {
+            Security::Noise => {
+                let protocols = peer.noise.protocol_info();
+                let (info, socket) = listener_select_proto(socket, protocols).await?;
+                let noise = peer.noise.clone();
+                let (remote, secured) = noise.upgrade_inbound(socket, info).await?;
+                (remote, multiplex_inbound(secured, stack.muxer).await?)
             }
-            Muxer::Mplex => {
-                let config = mplex_config();
-                let (info, io) = listener_select_proto(secured, config.protocol_info()).await?;
-                StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
+            Security::Tls => {
+                let tls = peer.tls()?;
+                let (info, socket) = listener_select_proto(socket, tls.protocol_info()).await?;
+                let (remote, secured) = tls.upgrade_inbound(socket, info).await?;
+                (remote, multiplex_inbound(secured, stack.muxer).await?)
             }
         };
         let connection = Self {
@@ -273,6 +249,44 @@ impl Connection {
     }
 }
 
+async fn multiplex_outbound<S>(secured: S, muxer: Muxer) -> anyhow::Result<StreamMuxerBox>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Ok(match muxer {
+        Muxer::Yamux => {
+            let config = yamux_config();
+            let protocols = config.protocol_info();
+            let (info, io) = dialer_select_proto(secured, protocols, Version::V1Lazy).await?;
+            StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
+        }
+        Muxer::Mplex => {
+            let config = mplex_config();
+            let protocols = config.protocol_info();
+            let (info, io) = dialer_select_proto(secured, protocols, Version::V1Lazy).await?;
+            StreamMuxerBox::new(config.upgrade_outbound(io, info).await?)
+        }
+    })
+}
+
+async fn multiplex_inbound<S>(secured: S, muxer: Muxer) -> anyhow::Result<StreamMuxerBox>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Ok(match muxer {
+        Muxer::Yamux => {
+            let config = yamux_config();
+            let (info, io) = listener_select_proto(secured, config.protocol_info()).await?;
+            StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
+        }
+        Muxer::Mplex => {
+            let config = mplex_config();
+            let (info, io) = listener_select_proto(secured, config.protocol_info()).await?;
+            StreamMuxerBox::new(config.upgrade_inbound(io, info).await?)
+        }
+    })
+}
+
 fn yamux_config() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(STREAMS_MAX);
@@ -283,18 +297,4 @@ fn mplex_config() -> libp2p_mplex::Config {
     let mut config = libp2p_mplex::Config::new();
     config.set_max_num_streams(STREAMS_MAX);
     config
-}
-
-async fn open_socket(target: Target, source: Option<SocketAddr>) -> io::Result<TcpStream> {
-    let socket = if target.socket.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    socket.set_nodelay(true)?;
-    if let Some(source) = source {
-        socket.set_reuseaddr(true)?;
-        socket.bind(source)?;
-    }
-    Ok(TcpStream(socket.connect(target.socket).await?))
 }

@@ -10,6 +10,7 @@
     reason = "a command-line program prints its results"
 )]
 mod address;
+mod certificate;
 mod child;
 mod compare;
 mod connection;
@@ -21,19 +22,20 @@ mod responder;
 mod scenario;
 mod scrape;
 mod server;
+mod stack;
 mod wire;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use address::Target;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use connection::Stack;
 use procfs::Server;
 use report::Report;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scenario::{Bench, churn, flood, handshake, idle, relay, reserve, rtt, stalled, trim};
-use server::{Kind, Running, connections_possible, lifted_limits, program};
+use scenario::{Bench, churn, flood, full, handshake, idle, relay, reserve, rtt, stalled, trim};
+use server::{Kind, Listen, Running, connections_possible, lifted_limits, program};
+use stack::Stack;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -48,7 +50,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Connect, Noise, muxer, one ping, close
+    /// Connect, secure, multiplex, one ping, close
     Handshake(Run<handshake::Options>),
     /// Hold many connections and do nothing
     Idle(Run<idle::Options>),
@@ -68,6 +70,8 @@ enum Command {
     Stalled(stalled::Options),
     /// Peers that come and go, and what is left of them
     Churn(churn::Options),
+    /// All the TCP and QUIC peers that one server is to hold, at once
+    Full(full::Options),
     #[command(hide = true)]
     Hold(child::HoldOptions),
     #[command(hide = true)]
@@ -96,6 +100,10 @@ struct ServerOptions {
     admin: Option<SocketAddr>,
     #[command(flatten)]
     stack: Stack,
+    /// File with the certificate to trust on secure WebSocket, in PEM; without it, what
+    /// public authorities vouch for
+    #[arg(long, requires = "address")]
+    trust: Option<PathBuf>,
     /// Load a server that is not on loopback
     #[arg(long)]
     allow_remote: bool,
@@ -104,26 +112,32 @@ struct ServerOptions {
 impl ServerOptions {
     /// The server that was named, or one started for this and to be stopped after it.
     async fn bench(&self, json: bool) -> anyhow::Result<(Bench, Option<Running>)> {
-        let mut bench = Bench {
-            target: match self.address {
-                Some(address) => address.check_scope(self.allow_remote)?,
-                None => return self.start(json).await,
+        let Some(address) = self.address else {
+            return self.start(json).await;
+        };
+        if let Some(file) = &self.trust {
+            certificate::trust(file)?;
+        }
+        let bench = Bench {
+            target: address.check_scope(self.allow_remote)?,
+            stack: Stack {
+                transport: address.transport,
+                ..self.stack
             },
-            stack: self.stack,
-            server: None,
+            server: self.pid.map(Server::new).transpose()?,
             admin: self.admin,
             progress: !json,
         };
-        bench.server = self.pid.map(Server::new).transpose()?;
         Ok((bench, None))
     }
 
     async fn start(&self, json: bool) -> anyhow::Result<(Bench, Option<Running>)> {
-        let settings = lifted_limits(connections_possible()?);
+        let settings = lifted_limits(connections_possible(self.stack)?);
         let program = program(None, "waystation")?;
-        let server = Running::start(Kind::Waystation, &program, &settings).await?;
+        let listen = Listen::on_loopback([self.stack.transport]);
+        let server = Running::start(Kind::Waystation, &program, &listen, &settings).await?;
         let bench = Bench {
-            target: server.target(),
+            target: server.target(self.stack.transport)?,
             stack: self.stack,
             server: Some(server.process()?),
             admin: server.admin(),
@@ -166,8 +180,8 @@ async fn run_command(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
     let (report, check) = match &arguments.command {
         Command::Compare(options) => return run_compare(options, json).await,
-        Command::Hold(options) => return child::hold(*options).await.map(|()| ExitCode::SUCCESS),
-        Command::Knock(options) => return child::knock(*options).await.map(|()| ExitCode::SUCCESS),
+        Command::Hold(options) => return child::hold(options).await.map(|()| ExitCode::SUCCESS),
+        Command::Knock(options) => return child::knock(options).await.map(|()| ExitCode::SUCCESS),
         Command::Trim(options) => {
             let rounds = options.hosted.rounds(|| trim::run(options, !json));
             (rounds.await?, options.hosted.check)
@@ -182,6 +196,10 @@ async fn run_command(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Churn(options) => {
             let rounds = options.hosted.rounds(|| churn::run(options, !json));
+            (rounds.await?, options.hosted.check)
+        }
+        Command::Full(options) => {
+            let rounds = options.hosted.rounds(|| full::run(options, !json));
             (rounds.await?, options.hosted.check)
         }
         Command::Handshake(run) => (run.with(json, handshake::run).await?, false),
@@ -232,8 +250,8 @@ async fn run_compare(options: &compare::Options, json: bool) -> anyhow::Result<E
         return Ok(ExitCode::SUCCESS);
     }
     for row in behind {
-        let (scenario, muxer) = (row.scenario.label(), row.muxer.label());
-        eprintln!("loadtest: {scenario} over {muxer} is behind the baseline");
+        let (scenario, over, figure) = (row.scenario.label(), row.over, &row.figure);
+        eprintln!("loadtest: {scenario} over {over} is behind: {figure}");
     }
     Ok(ExitCode::FAILURE)
 }
@@ -249,4 +267,16 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
         },
     )
     .context("cannot raise the descriptor limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) fn neighbour(index: usize) -> Ipv4Addr {
 }
 
 /// The index in a ring of `size`, and how often that has gone round; both from 1 on.
-fn split(index: usize, size: usize) -> [u8; 2] {
+pub(crate) fn split(index: usize, size: usize) -> [u8; 2] {
     [index % size, index / size % size].map(|part| u8::try_from(part).map_or(1, |part| part + 1))
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
-use crate::connection::Muxer;
+use crate::stack::Way;
 
 /// Whether less or more of a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,6 +32,8 @@ pub(crate) enum ScenarioName {
     Stalled,
     #[value(skip)]
     Churn,
+    #[value(skip)]
+    Full,
 }
 
 impl ScenarioName {
@@ -46,6 +48,7 @@ impl ScenarioName {
             Self::Flood => "flood",
             Self::Stalled => "stalled",
             Self::Churn => "churn",
+            Self::Full => "full",
         }
     }
 }
@@ -75,15 +78,15 @@ impl Figure {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     pub(crate) scenario: ScenarioName,
-    pub(crate) muxer: Muxer,
+    pub(crate) over: Way,
     pub(crate) figures: Vec<Figure>,
 }
 
 impl Report {
-    pub(crate) fn new(scenario: ScenarioName, muxer: Muxer) -> Self {
+    pub(crate) fn new(scenario: ScenarioName, over: Way) -> Self {
         Self {
             scenario,
-            muxer,
+            over,
             figures: Vec::new(),
         }
     }
@@ -165,7 +168,7 @@ impl Report {
     }
 
     pub(crate) fn to_text(&self) -> String {
-        let mut text = format!("{} over {}\n", self.scenario.label(), self.muxer.label());
+        let mut text = format!("{} over {}\n", self.scenario.label(), self.over);
         for figure in &self.figures {
             let value = short(figure.value);
             let goal = match (figure.goal, figure.misses()) {
@@ -206,6 +209,10 @@ pub(crate) fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
+    fn report(scenario: ScenarioName, over: &str) -> Report {
+        Report::new(scenario, over.parse().expect("a way is given"))
+    }
+
     #[test]
     fn values_are_printed_with_the_digits_they_deserve() {
         assert_eq!(short(753.4), "753");
@@ -214,18 +221,17 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_scenario_muxer_and_units() {
-        let report = Report::new(ScenarioName::Rtt, Muxer::Mplex).lower("server cpu", "us", 12.0);
+    fn the_text_names_scenario_way_and_units() {
+        let report = report(ScenarioName::Rtt, "tcp/noise/mplex").lower("server cpu", "us", 12.0);
         let text = report.to_text();
-        assert!(text.starts_with("rtt over mplex\n"));
+        assert!(text.starts_with("rtt over tcp/noise/mplex\n"));
         assert!(text.contains("server cpu"));
         assert!(text.trim_end().ends_with("12.0 us"));
     }
 
     #[test]
     fn several_rounds_are_told_by_their_medians() {
-        let round =
-            |p99: f64| Report::new(ScenarioName::Flood, Muxer::Yamux).lower("p99", "us", p99);
+        let round = |p99: f64| report(ScenarioName::Flood, "tcp").lower("p99", "us", p99);
         let rounds = vec![
             round(3.0),
             round(90.0),
@@ -242,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_missed_or_cannot_be_told() {
-        let report = Report::new(ScenarioName::Trim, Muxer::Yamux)
+        let report = report(ScenarioName::Trim, "quic")
             .at_most(1.5, "met", "x", 1.5)
             .at_most(1.5, "missed", "x", 1.51)
             .at_most(1.5, "unknown", "x", f64::NAN)

@@ -5,6 +5,7 @@ pub(crate) mod churn;
 pub(crate) mod circuits;
 pub(crate) mod crowd;
 pub(crate) mod flood;
+pub(crate) mod full;
 pub(crate) mod handshake;
 pub(crate) mod hosted;
 pub(crate) mod idle;
@@ -22,7 +23,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::sleep;
 
-use crate::{address::Target, connection::Stack, procfs::Server};
+use crate::{address::Target, procfs::Server, stack::Stack};
 
 /// How often a quiet server is looked at.
 const SETTLE_STEP: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -22,7 +22,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{address::Target, procfs};
+use crate::{
+    address::{Target, listen_address},
+    certificate::Files,
+    procfs,
+    stack::{Stack, Transport},
+};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -47,9 +52,18 @@ impl Kind {
         }
     }
 
-    fn arguments(self, state: &Path, settings: &[String]) -> Vec<String> {
+    fn arguments(self, state: &Path, listen: &Listen, settings: &[String]) -> Vec<String> {
+        let addresses = listen.addresses();
+        let files = Files::of(state);
         if self == Self::Baseline {
-            return vec!["--listen=/ip4/127.0.0.1/tcp/0".to_owned()];
+            let addresses = addresses
+                .iter()
+                .map(|address| format!("--listen={address}"));
+            let files = [
+                format!("--certificate={}", files.certificate.display()),
+                format!("--key={}", files.key.display()),
+            ];
+            return addresses.chain(listen.if_secure(files)).collect();
         }
         // An empty file of its own, so that one installed on this host is not read.
         let config = format!("--config={}", state.join(CONFIG).display());
@@ -57,10 +71,50 @@ impl Kind {
             format!("state.directory={}", state.display()),
             "admin.address=127.0.0.1:0".to_owned(),
             "log.level=warn".to_owned(),
+            format!("listen.addresses={addresses:?}"),
         ];
-        let settings = own.iter().chain(settings);
+        let files = listen.if_secure([
+            format!("tls.certificate_file={}", files.certificate.display()),
+            format!("tls.key_file={}", files.key.display()),
+        ]);
+        let settings = own.iter().chain(&files).chain(settings);
         let settings = settings.map(|setting| format!("--set={setting}"));
         [config].into_iter().chain(settings).collect()
+    }
+}
+
+/// Where a server listens, on free ports.
+#[derive(Debug, Clone)]
+pub(crate) struct Listen {
+    ip: Ipv4Addr,
+    transports: Vec<Transport>,
+}
+
+impl Listen {
+    pub(crate) fn on_loopback(transports: impl Into<Vec<Transport>>) -> Self {
+        Self::on(Ipv4Addr::LOCALHOST, transports)
+    }
+
+    pub(crate) fn on(ip: Ipv4Addr, transports: impl Into<Vec<Transport>>) -> Self {
+        let transports = transports.into();
+        Self { ip, transports }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let socket = SocketAddr::from((self.ip, 0));
+        let addresses = self.transports.iter();
+        addresses
+            .map(|&transport| listen_address(socket, transport).to_string())
+            .collect()
+    }
+
+    /// The arguments for certificates, where there is use for them.
+    fn if_secure(&self, arguments: [String; 2]) -> Vec<String> {
+        if self.transports.contains(&Transport::Wss) {
+            arguments.into()
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -70,7 +124,6 @@ impl Kind {
 /// and nobody is trimmed, since both water marks are at the maximum.
 pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
     let mut settings = [
-        "listen.addresses=[\"/ip4/127.0.0.1/tcp/0\"]",
         "relay.circuit_bytes_max=0",
         "relay.circuit_duration_max=0",
         "relay.circuits_max=100000",
@@ -100,14 +153,18 @@ pub(crate) fn lifted_limits(connections: u64) -> Vec<String> {
     settings
 }
 
-/// As many connections as a server started from here has descriptors for.
+/// As many connections as a server started from here has descriptors for, or a common
+/// host has memory for where they take none.
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub(crate) fn connections_possible() -> anyhow::Result<u64> {
-    const MOST: u64 = 100_000;
+pub(crate) fn connections_possible(stack: Stack) -> anyhow::Result<u64> {
+    const MOST: u64 = 60_000;
     // Listeners, files, and what the server keeps free.
     const SPARE: u64 = 500;
+    if !stack.takes_descriptors() {
+        return Ok(MOST);
+    }
     Ok(procfs::own_descriptors_max()?
         .saturating_sub(SPARE)
         .clamp(1, MOST))
@@ -149,12 +206,16 @@ impl Running {
     pub(crate) async fn start(
         kind: Kind,
         program: &Path,
+        listen: &Listen,
         settings: &[String],
     ) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new()
             .prefix("waystation-loadtest-")
             .tempdir()?;
         fs::write(state.path().join(CONFIG), "")?;
+        if listen.transports.contains(&Transport::Wss) {
+            Files::of(state.path()).write()?;
+        }
         let log = state.path().join("stderr.log");
         let mut command = Command::new(program);
         for (variable, _) in std::env::vars_os() {
@@ -163,7 +224,7 @@ impl Running {
             }
         }
         let mut child = command
-            .args(kind.arguments(state.path(), settings))
+            .args(kind.arguments(state.path(), listen, settings))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log)?)
@@ -173,7 +234,7 @@ impl Running {
         let pid = child.id().context("server ended at once")?;
         let stdout = child.stdout.take().context("stdout was asked for")?;
         let mut lines = BufReader::new(stdout).lines();
-        let announced = timeout(START_LIMIT, announcement(kind, &mut lines))
+        let announced = timeout(START_LIMIT, announcement(kind, listen, &mut lines))
             .await
             .context("not up in time")
             .and_then(|announced| announced)
@@ -191,8 +252,14 @@ impl Running {
         })
     }
 
-    pub(crate) fn target(&self) -> Target {
-        self.announced.target
+    /// # Errors
+    /// When the server was not told to listen there.
+    pub(crate) fn target(&self, transport: Transport) -> anyhow::Result<Target> {
+        let mut targets = self.announced.targets.iter();
+        let target = targets.find(|target| target.transport == transport);
+        target
+            .copied()
+            .with_context(|| format!("{} does not listen there", self.kind.label()))
     }
 
     /// Where the server has its metrics; the baseline has none.
@@ -233,29 +300,31 @@ impl Running {
 }
 
 /// What a server says of itself on standard output.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Announced {
-    target: Target,
+    targets: Vec<Target>,
     admin: Option<SocketAddr>,
 }
 
 type Lines = tokio::io::Lines<BufReader<tokio::process::ChildStdout>>;
 
 /// Reads on until everything is known that this kind of server says.
-async fn announcement(kind: Kind, lines: &mut Lines) -> anyhow::Result<Announced> {
-    let mut target = None;
+async fn announcement(kind: Kind, listen: &Listen, lines: &mut Lines) -> anyhow::Result<Announced> {
+    let mut announced = Announced {
+        targets: Vec::new(),
+        admin: None,
+    };
     while let Some(line) = lines.next_line().await? {
         if let Some(address) = line.strip_prefix("listening") {
-            target = Some(address.trim().parse::<Target>()?);
+            announced.targets.push(address.trim().parse()?);
         }
-        let admin = match line.strip_prefix("admin") {
-            Some(url) => Some(parse_admin(url).context("cannot read the admin address")?),
-            None => None,
-        };
-        if let Some(target) = target
-            && (admin.is_some() || kind == Kind::Baseline)
-        {
-            return Ok(Announced { target, admin });
+        if let Some(url) = line.strip_prefix("admin") {
+            announced.admin = Some(parse_admin(url).context("cannot read the admin address")?);
+        }
+        let there = |transport| announced.targets.iter().any(|to| to.transport == transport);
+        let everywhere = listen.transports.iter().all(|&transport| there(transport));
+        if everywhere && (announced.admin.is_some() || kind == Kind::Baseline) {
+            return Ok(announced);
         }
     }
     bail!("output ended")
@@ -295,9 +364,26 @@ mod tests {
     fn settings_reach_waystation_and_not_the_baseline() {
         let settings = ["connections.max=7".to_owned()];
         let state = Path::new("/nowhere");
-        let waystation = Kind::Waystation.arguments(state, &settings);
+        let listen = Listen::on_loopback([Transport::Tcp, Transport::Quic]);
+        let waystation = Kind::Waystation.arguments(state, &listen, &settings);
         assert!(waystation.contains(&"--set=connections.max=7".to_owned()));
-        let baseline = Kind::Baseline.arguments(state, &settings);
+        let addresses = r#"["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]"#;
+        assert!(waystation.contains(&format!("--set=listen.addresses={addresses}")));
+        let baseline = Kind::Baseline.arguments(state, &listen, &settings);
         assert!(!baseline.iter().any(|argument| argument.contains("max")));
+        assert!(baseline.contains(&"--listen=/ip4/127.0.0.1/udp/0/quic-v1".to_owned()));
+    }
+
+    #[test]
+    fn certificates_are_for_secure_websocket() {
+        let state = Path::new("/nowhere");
+        for (transport, expected) in [(Transport::Ws, 0), (Transport::Wss, 2)] {
+            let listen = Listen::on_loopback([transport]);
+            for kind in [Kind::Baseline, Kind::Waystation] {
+                let arguments = kind.arguments(state, &listen, &[]);
+                let files = arguments.iter().filter(|text| text.contains(".pem"));
+                assert_eq!(files.count(), expected, "{arguments:?}");
+            }
+        }
     }
 }

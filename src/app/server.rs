@@ -15,7 +15,7 @@ use crate::{
     connection::Context,
     engine::private_network::PrivateKey,
     identity::Identity,
-    listener::{Admission, Inherited, Listeners, WorkerSocket},
+    listener::{Admission, Inherited, Listeners, UdpListeners, WorkerSocket},
     metrics::Metrics,
     service::{Menu, hop::Relay, identify::Answer},
     state::{
@@ -33,7 +33,7 @@ use crate::{
 use super::{
     access, addresses, housekeeping,
     observe::observe,
-    peers,
+    peers, quic,
     shutdown::{self, Signals},
     store,
     supervisor::Supervisor,
@@ -99,17 +99,27 @@ impl Server {
             tracing::warn!("{note}");
         }
         let count = loaded.workers();
-        let listeners = Listeners::bind(&config.listen.addresses, count, Inherited::from_env())
-            .map_err(|error| loaded.refuse("listen.addresses", &error))?;
-        warn_about(&listeners);
-        let bound: Vec<Multiaddr> = listeners.addresses().collect();
+        let mut inherited = Inherited::from_env();
+        let refuse = |error| loaded.refuse("listen.addresses", &error);
+        let wanted = &config.listen.addresses;
+        let udp = UdpListeners::bind(wanted, count, &mut inherited).map_err(refuse)?;
+        let listeners = Listeners::bind(wanted, count, inherited).map_err(refuse)?;
+        warn_about(&listeners, &udp);
+        let bound: Vec<Multiaddr> = listeners.addresses().chain(udp.addresses()).collect();
         let mut server = Self::assemble(loaded, identity, files, &bound, count).await?;
+        let quic = quic::server(loaded, &server.identity, &server.shared, &udp)?;
         server.workers = listeners
             .into_workers()
             .into_iter()
+            .zip(udp.into_workers())
             .enumerate()
-            .map(|(index, sockets)| {
+            .map(|(index, (tcp, udp))| {
                 let heartbeat = server.health.heartbeat(index);
+                let sockets = worker::Sockets {
+                    tcp,
+                    udp,
+                    quic: quic.clone(),
+                };
                 worker::start(index, sockets, heartbeat, server.shared.clone())
             })
             .collect::<Result<_, _>>()
@@ -229,7 +239,7 @@ impl Server {
         supervisor.spawn("peers", writing);
         if !self.hosted.is_empty() {
             let heartbeat = self.health.heartbeat(0);
-            let worker = worker::run(self.hosted, heartbeat, self.shared.clone());
+            let worker = worker::run(0, self.hosted.into(), heartbeat, self.shared.clone());
             supervisor.spawn("worker", worker);
             self.health.set_phase(Phase::Serving);
         }
@@ -366,8 +376,8 @@ async fn bind_admin(
     Ok(Some((server.address(), server)))
 }
 
-fn warn_about(listeners: &Listeners) {
-    for error in listeners.unavailable() {
+fn warn_about(listeners: &Listeners, udp: &UdpListeners) {
+    for error in listeners.unavailable().iter().chain(udp.unavailable()) {
         tracing::warn!("{error}");
     }
     for address in listeners.unused() {

@@ -5,7 +5,12 @@
 //! never moved or stolen and one wake-up serves all sockets that are ready.
 //! Workers meet only in the egress of a connection and in shared state.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    thread,
+};
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +20,7 @@ use crate::{
     clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
     engine::{demux::Side, muxer::Muxer},
-    listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop},
+    listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop, quic},
     metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
     upgrade::{Incoming, UpgradeContext, UpgradeError, Upgraded},
@@ -38,13 +43,31 @@ pub(super) struct Shared {
     pub(super) running: CancellationToken,
 }
 
+/// A worker's listening sockets.
+pub(super) struct Sockets {
+    pub(super) tcp: Vec<WorkerSocket>,
+    pub(super) udp: Vec<UdpSocket>,
+    /// What serves those of UDP, if there are any.
+    pub(super) quic: Option<Arc<quic::Server>>,
+}
+
+impl From<Vec<WorkerSocket>> for Sockets {
+    fn from(tcp: Vec<WorkerSocket>) -> Self {
+        Self {
+            tcp,
+            udp: Vec::new(),
+            quic: None,
+        }
+    }
+}
+
 /// Starts a worker's thread.
 ///
 /// # Errors
 /// If the system has no thread or no runtime for it.
 pub(super) fn start(
     index: usize,
-    sockets: Vec<WorkerSocket>,
+    sockets: Sockets,
     heartbeat: Heartbeat,
     shared: Shared,
 ) -> io::Result<thread::JoinHandle<()>> {
@@ -54,19 +77,22 @@ pub(super) fn start(
         .build()?;
     thread::Builder::new()
         .name(format!("worker-{index}"))
-        .spawn(move || runtime.block_on(run(sockets, heartbeat, shared)))
+        .spawn(move || runtime.block_on(run(index, sockets, heartbeat, shared)))
 }
 
 /// A worker's life, on its own thread or on the one that calls.
-pub(super) async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared: Shared) {
+pub(super) async fn run(index: usize, sockets: Sockets, heartbeat: Heartbeat, shared: Shared) {
     observe_pool(
         Arc::clone(&shared.context.metrics.pools),
         Arc::clone(&shared.buffers),
     );
     let supervisor = Supervisor::default();
-    for socket in sockets {
+    for socket in sockets.tcp {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
         supervisor.spawn("acceptor", accept(socket, supervisor_, shared_));
+    }
+    if let Some(server) = sockets.quic {
+        supervisor.spawn("quic", serve_quic(server, index, sockets.udp));
     }
     let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,6 +106,12 @@ pub(super) async fn run(sockets: Vec<WorkerSocket>, heartbeat: Heartbeat, shared
     }
     // What is left ends with the runtime: connections say goodbye when their
     // tasks are dropped.
+}
+
+async fn serve_quic(server: Arc<quic::Server>, index: usize, sockets: Vec<UdpSocket>) {
+    if let Err(error) = server.serve(index, sockets).await {
+        tracing::error!(%error, "cannot serve QUIC");
+    }
 }
 
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {

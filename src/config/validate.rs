@@ -16,7 +16,7 @@ use crate::config::value::units::show_size;
 pub(super) use announce::addresses as announce_addresses;
 
 /// What can be spoken on a listen address.
-const SERVED: [Transport; 1] = [Transport::Tcp];
+const SERVED: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -516,7 +516,7 @@ mod tests {
     #[test]
     fn listen_addresses_are_ip_and_tcp_and_each_once() {
         for address in [
-            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/udp/4001",
             "/dns4/localhost/tcp/4001",
             "/ip4/0.0.0.0",
             "/ip4/0.0.0.0/tcp/4001/ws",

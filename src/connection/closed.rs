@@ -52,6 +52,9 @@ pub enum Closed {
     /// Bytes waited for the peer, and it did not read.
     #[error("the peer does not read")]
     WriteStalled,
+    /// The peer broke QUIC.
+    #[error("the transport's protocol was broken")]
+    Transport,
     /// No sign of life.
     #[error("no sign of life")]
     KeepAlive,
@@ -73,6 +76,7 @@ impl Closed {
             | Self::Demux(_)
             | Self::DuplicateStream
             | Self::WindowOverrun
+            | Self::Transport
             | Self::Credit(_) => "protocol_violation",
             Self::Memory => "memory",
             Self::KeepAlive => "keep_alive",
@@ -91,6 +95,7 @@ impl Closed {
             | Self::Demux(_)
             | Self::DuplicateStream
             | Self::WindowOverrun
+            | Self::Transport
             | Self::Credit(_) => GoAwayCode::Protocol,
             Self::Memory => GoAwayCode::ResourceLimit,
             Self::Peer
@@ -105,4 +110,31 @@ impl Closed {
             Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
         }
     }
+
+    /// The code of a QUIC connection's close, as go-libp2p means it
+    /// (`core/network`, "ConnErrorCode").
+    pub(super) const fn connection_code(self) -> u32 {
+        match self {
+            Self::Record(_)
+            | Self::Demux(_)
+            | Self::DuplicateStream
+            | Self::Layer(_)
+            | Self::WindowOverrun
+            | Self::Transport
+            | Self::Credit(_) => 0x1003,
+            Self::Memory | Self::Ending(Ending::MemoryShort) => RESOURCE_LIMIT,
+            Self::Peer
+            | Self::GoAway
+            | Self::Io(_)
+            | Self::Write
+            | Self::KeepAlive
+            | Self::WriteStalled => 0,
+            Self::Ending(Ending::Shutdown) => 0x1006,
+            Self::Ending(Ending::Denied) => 0x1007,
+            Self::Ending(Ending::Trimmed) => 0x1005,
+        }
+    }
 }
+
+/// go-libp2p's code for a connection that a limit ended.
+pub const RESOURCE_LIMIT: u32 = 0x1001;

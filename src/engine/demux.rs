@@ -12,7 +12,7 @@ use crate::engine::muxer::Muxer;
 
 /// A stream of one connection, whatever the muxer.
 ///
-/// For yamux this is the id on the wire. For mplex, where both sides count
+/// For yamux and QUIC this is the id on the wire. For mplex, where both sides count
 /// from zero, it is that id with the opener in the lowest bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
@@ -28,6 +28,18 @@ impl StreamId {
     #[must_use]
     pub const fn mplex(id: u64, local: bool) -> Self {
         Self(id << 1 | local as u64)
+    }
+
+    /// A QUIC stream, by the id on the wire.
+    #[must_use]
+    pub const fn quic(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The id that QUIC puts on the wire.
+    #[must_use]
+    pub const fn quic_wire(self) -> u64 {
+        self.0
     }
 
     /// The id that yamux puts on the wire.

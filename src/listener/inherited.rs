@@ -3,7 +3,7 @@
 //! Owns them until a listen address claims them. They stay open across a
 //! restart of the server, so no connection attempt is lost in between.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use listenfd::ListenFd;
 use socket2::SockRef;
@@ -13,6 +13,8 @@ use tracing::warn;
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<Passed>,
+    /// UDP sockets and their addresses, as long as nobody has claimed them.
+    udp: Vec<(SocketAddr, UdpSocket)>,
 }
 
 /// What is there for a listen address.
@@ -40,16 +42,30 @@ impl Inherited {
     #[must_use]
     pub fn from_env() -> Self {
         let mut passed = ListenFd::from_env();
-        let sockets = (0..passed.len())
-            .filter_map(|index| match passed.take_tcp_listener(index) {
-                Ok(socket) => socket,
+        let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+        for index in 0..passed.len() {
+            if let Ok(Some(socket)) = passed.take_udp_socket(index) {
+                udp.push(socket);
+                continue;
+            }
+            match passed.take_tcp_listener(index) {
+                Ok(socket) => tcp.extend(socket),
                 Err(error) => {
-                    warn!(index, %error, "passed socket is not a TCP listener");
-                    None
+                    warn!(index, %error, "passed socket is neither a TCP listener nor UDP");
                 }
-            })
-            .collect();
-        Self::new(sockets)
+            }
+        }
+        Self::new(tcp).with_udp(udp)
+    }
+
+    /// And these UDP sockets.
+    #[must_use]
+    pub fn with_udp(mut self, sockets: Vec<UdpSocket>) -> Self {
+        let described = sockets
+            .into_iter()
+            .filter_map(|socket| Some((socket.local_addr().ok()?, socket)));
+        self.udp.extend(described);
+        self
     }
 
     /// These sockets.
@@ -67,7 +83,14 @@ impl Inherited {
         };
         Self {
             sockets: sockets.into_iter().filter_map(describe).collect(),
+            udp: Vec::new(),
         }
+    }
+
+    /// The UDP socket for a listen address, if one was passed.
+    pub(super) fn claim_udp(&mut self, requested: SocketAddr) -> Option<UdpSocket> {
+        let index = self.udp.iter().position(|(local, _)| *local == requested)?;
+        Some(self.udp.swap_remove(index).1)
     }
 
     pub(super) fn claim(&mut self, requested: SocketAddr) -> Claim {
@@ -86,6 +109,7 @@ impl Inherited {
             .iter()
             .filter(|passed| passed.socket.is_some())
             .map(|passed| passed.local)
+            .chain(self.udp.iter().map(|(local, _)| *local))
             .collect()
     }
 }

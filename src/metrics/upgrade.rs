@@ -23,6 +23,7 @@ const CAUSES: &[&str] = &[
     "signature",
     "record",
     "muxer",
+    "quic",
     "refused",
     "abandoned",
 ];

@@ -208,6 +208,34 @@ impl Limits {
         })
     }
 
+    /// As [`Self::admit_shared`], for a sender whose address may be forged: it
+    /// counts in the totals only, until [`SocketPermit::place`].
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is met: total, transient.
+    pub fn admit_shared_unplaced(self: &Arc<Self>) -> Result<SocketPermit, Refusal> {
+        self.enter(None)
+    }
+
+    /// Whether a socket from there would be admitted by where it comes from.
+    /// Counts nothing.
+    pub fn would_place(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
+        match self.origin(remote, exempt, now) {
+            Ok(permit) => {
+                permit.into_iter().for_each(OriginPermit::undo);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Sockets that have not authenticated.
+    #[must_use]
+    pub fn transient(&self) -> Level {
+        Level::of(&self.transient)
+    }
+
     fn origin(
         &self,
         remote: SocketAddr,

@@ -18,7 +18,7 @@ const BULK_BYTES: u64 = 100 << 20;
 /// build, with the other tests beside it: far below what is normal.
 const BULK_MAX: Duration = Duration::from_secs(100);
 
-over_both_muxers! {
+over_muxers_and_quic! {
     two_peers_meet_and_ping_through_the_relay
     a_hundred_mebibytes_pass_each_way
     one_direction_ends_and_the_other_goes_on
@@ -26,7 +26,7 @@ over_both_muxers! {
 }
 
 async fn two_peers_meet_and_ping_through_the_relay(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let (mut source, mut target) = meet(&server, muxer).await;
     server.until(CIRCUITS, 1.0).await;
     source.until_pinged(target.id(), 5).await;
@@ -37,7 +37,10 @@ async fn two_peers_meet_and_ping_through_the_relay(muxer: Muxer) {
 }
 
 async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
-    let server = Server::start(&["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"]);
+    let server = Server::start_for(
+        muxer,
+        &["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"],
+    );
     let (source, target) = meet(&server, muxer).await;
     let mut offered = target.streams().accept(BULK).unwrap();
     within(BULK_MAX, "a hundred mebibytes each way", async {
@@ -63,7 +66,7 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
 }
 
 async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     within(PROMPT, "half-closing", async {
@@ -85,7 +88,7 @@ async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
 }
 
 async fn bytes_behind_a_request_belong_to_the_circuit(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let early = pattern(5, 0, 20_000);
     let ((answer, near), (_, _, mut far)) = futures::join!(

@@ -12,17 +12,21 @@ use crate::server::Server;
 
 const PING_RTTS: usize = 10;
 
-over_both_muxers! {
+over_muxers_and_quic! {
     identify_tells_what_the_server_is
     without_the_relay_hop_is_neither_announced_nor_served
     ping_goes_on
 }
 
 async fn identify_tells_what_the_server_is(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let mut peer = Peer::new(Kind::Client, muxer);
     // It dials from the address it listens on, so the two must agree.
-    peer.listen("/ip4/127.0.0.1/tcp/0".parse().unwrap());
+    let listen = match muxer {
+        Muxer::Yamux | Muxer::Mplex => "/ip4/127.0.0.1/tcp/0",
+        Muxer::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+    };
+    peer.listen(listen.parse().unwrap());
     let own = peer
         .until("listening", |event| match event {
             SwarmEvent::NewListenAddr { address, .. } => Some(address.clone()),
@@ -49,7 +53,7 @@ async fn identify_tells_what_the_server_is(muxer: Muxer) {
 }
 
 async fn without_the_relay_hop_is_neither_announced_nor_served(muxer: Muxer) {
-    let server = Server::start(&["relay.enabled=false"]);
+    let server = Server::start_for(muxer, &["relay.enabled=false"]);
     let mut peer = Peer::new(Kind::Bare, muxer);
     peer.connect(&server).await;
     let info = identified(&mut peer, &server).await;
@@ -63,7 +67,7 @@ async fn without_the_relay_hop_is_neither_announced_nor_served(muxer: Muxer) {
 }
 
 async fn ping_goes_on(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let mut peer = Peer::new(Kind::Bare, muxer);
     peer.connect(&server).await;
     peer.until_pinged(server.peer_id(), PING_RTTS).await;

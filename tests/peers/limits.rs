@@ -15,7 +15,7 @@ const CIRCUITS: &str = "waystation_relay_circuits";
 const BYTE_LIMIT: &str = r#"waystation_relay_circuits_ended_total{cause="byte_limit"}"#;
 const DURATION_LIMIT: &str = r#"waystation_relay_circuits_ended_total{cause="duration_limit"}"#;
 
-over_both_muxers! {
+over_muxers_and_quic! {
     each_direction_carries_exactly_its_bytes
     all_bytes_up_to_the_limit_leave_the_circuit_open
     an_idle_circuit_ends_in_time
@@ -24,7 +24,7 @@ over_both_muxers! {
 }
 
 async fn each_direction_carries_exactly_its_bytes(muxer: Muxer) {
-    let server = Server::start(&["relay.circuit_bytes_max=96KiB"]);
+    let server = Server::start_for(muxer, &["relay.circuit_bytes_max=96KiB"]);
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let sent = pattern(1, 0, BYTES_MAX + 5_000);
     for (ended, from_source) in [(1.0, true), (2.0, false)] {
@@ -47,7 +47,7 @@ async fn each_direction_carries_exactly_its_bytes(muxer: Muxer) {
 }
 
 async fn all_bytes_up_to_the_limit_leave_the_circuit_open(muxer: Muxer) {
-    let server = Server::start(&["relay.circuit_bytes_max=96KiB"]);
+    let server = Server::start_for(muxer, &["relay.circuit_bytes_max=96KiB"]);
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     let all = pattern(1, 0, BYTES_MAX);
@@ -63,7 +63,7 @@ async fn all_bytes_up_to_the_limit_leave_the_circuit_open(muxer: Muxer) {
 }
 
 async fn an_idle_circuit_ends_in_time(muxer: Muxer) {
-    let server = Server::start(&["relay.circuit_duration_max=1s"]);
+    let server = Server::start_for(muxer, &["relay.circuit_duration_max=1s"]);
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let begun = Instant::now();
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
@@ -76,7 +76,10 @@ async fn an_idle_circuit_ends_in_time(muxer: Muxer) {
 }
 
 async fn a_busy_circuit_ends_in_time(muxer: Muxer) {
-    let server = Server::start(&["relay.circuit_duration_max=1s", "relay.circuit_bytes_max=0"]);
+    let server = Server::start_for(
+        muxer,
+        &["relay.circuit_duration_max=1s", "relay.circuit_bytes_max=0"],
+    );
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let begun = Instant::now();
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
@@ -108,10 +111,13 @@ async fn bulk_keeps_to_the_bandwidth_and_arrives_whole(muxer: Muxer) {
     const RATE: usize = 1 << 20;
     // What a source may send on credit, and what one read takes of it.
     const AHEAD: usize = 512 * 1024;
-    let server = Server::start(&[
-        "relay.circuit_bytes_max=0",
-        "relay.bandwidth_per_peer_max=1MiB",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.circuit_bytes_max=0",
+            "relay.bandwidth_per_peer_max=1MiB",
+        ],
+    );
     let (source, target, mut offers) = hop::pair(&server, muxer).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     let sent = pattern(7, 0, BYTES);

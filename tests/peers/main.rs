@@ -32,6 +32,19 @@ macro_rules! over_both_muxers {
     )*};
 }
 
+/// As [`over_both_muxers`], and one over QUIC, which needs none.
+macro_rules! over_muxers_and_quic {
+    ($($name:ident)*) => {
+        over_both_muxers! { $($name)* }
+        mod over_quic {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                Box::pin(super::$name(crate::peer::Muxer::Quic)).await;
+            }
+        )*}
+    };
+}
+
 mod hop;
 mod peer;
 mod server;
@@ -43,6 +56,8 @@ mod identify;
 mod leaving;
 mod limits;
 mod punching;
+mod quic;
+mod quic_client;
 mod refusals;
 mod remembering;
 mod reserve;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
@@ -11,7 +12,7 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, quic, relay, tcp, yamux};
 use tokio::sync::mpsc;
 
 use crate::PROMPT;
@@ -27,6 +28,8 @@ const PING_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Muxer {
     Yamux,
     Mplex,
+    /// QUIC's own streams, instead of TCP and Noise.
+    Quic,
 }
 
 /// What a peer is able to do beyond identify, ping and streams.
@@ -244,7 +247,19 @@ fn swarm(key: &Keypair, kind: Kind, muxer: Muxer) -> Swarm<Behaviour> {
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(600))
         .with_max_negotiating_inbound_streams(STREAMS_MAX);
-    let transport = secured(circuits.or_transport(tcp), key, muxer);
+    let transport = if muxer == Muxer::Quic {
+        // What runs inside a circuit is secured and multiplexed as elsewhere.
+        let circuits = secured(circuits, key, Muxer::Yamux);
+        quic::tokio::Transport::new(quic::Config::new(key))
+            .or_transport(circuits)
+            .map(|output, _| match output {
+                Either::Left((peer, connection)) => (peer, StreamMuxerBox::new(connection)),
+                Either::Right(connection) => connection,
+            })
+            .boxed()
+    } else {
+        secured(circuits.or_transport(tcp), key, muxer)
+    };
     Swarm::new(transport, behaviour, id, config)
 }
 
@@ -260,7 +275,7 @@ where
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key).unwrap());
     match muxer {
-        Muxer::Yamux => authenticated.multiplex(yamux::Config::default()).boxed(),
+        Muxer::Yamux | Muxer::Quic => authenticated.multiplex(yamux::Config::default()).boxed(),
         Muxer::Mplex => {
             let mut mplex = libp2p_mplex::Config::new();
             mplex.set_max_num_streams(STREAMS_MAX);

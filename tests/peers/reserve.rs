@@ -14,7 +14,7 @@ const RESERVATIONS: &str = "waystation_relay_reservations";
 const OPENED: &str = r#"libp2p_relaysvc_reservations_total{type="opened"}"#;
 const RENEWED: &str = r#"libp2p_relaysvc_reservations_total{type="renewed"}"#;
 
-over_both_muxers! {
+over_muxers_and_quic! {
     a_reservation_comes_with_addresses_a_voucher_and_the_limits
     a_renewal_does_not_count_twice
     a_relay_client_reserves_and_renews
@@ -22,11 +22,14 @@ over_both_muxers! {
 }
 
 async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxer) {
-    let server = Server::start(&[
-        "relay.reservation_ttl=10m",
-        "relay.circuit_duration_max=90s",
-        "relay.circuit_bytes_max=96KiB",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.reservation_ttl=10m",
+            "relay.circuit_duration_max=90s",
+            "relay.circuit_bytes_max=96KiB",
+        ],
+    );
     let peer = hop::connected(&server, muxer).await;
     let answer = hop::reserve(&peer, &server).await;
     assert_eq!(answer.status, hop::OK);
@@ -52,11 +55,14 @@ async fn a_reservation_comes_with_addresses_a_voucher_and_the_limits(muxer: Muxe
 
 async fn a_renewal_does_not_count_twice(muxer: Muxer) {
     // At the cap, so that one that counted twice would be refused.
-    let server = Server::start(&[
-        "relay.reservations_max=1",
-        "relay.reservations_per_ip_max=1",
-        "relay.reservations_per_prefix_max=1",
-    ]);
+    let server = Server::start_for(
+        muxer,
+        &[
+            "relay.reservations_max=1",
+            "relay.reservations_per_ip_max=1",
+            "relay.reservations_per_prefix_max=1",
+        ],
+    );
     let peer = hop::connected(&server, muxer).await;
     for _ in 0..3 {
         hop::reserved(&peer, &server).await;
@@ -67,7 +73,7 @@ async fn a_renewal_does_not_count_twice(muxer: Muxer) {
 }
 
 async fn a_relay_client_reserves_and_renews(muxer: Muxer) {
-    let server = Server::start(&["relay.reservation_ttl=4s"]);
+    let server = Server::start_for(muxer, &["relay.reservation_ttl=4s"]);
     let mut peer = Peer::new(Kind::Client, muxer);
     peer.reserve(&server).await;
     let address = peer
@@ -94,7 +100,7 @@ async fn a_relay_client_reserves_and_renews(muxer: Muxer) {
 }
 
 async fn a_reservation_ends_with_the_last_connection(muxer: Muxer) {
-    let server = Server::start(&[]);
+    let server = Server::start_for(muxer, &[]);
     let peer = hop::connected(&server, muxer).await;
     hop::reserved(&peer, &server).await;
     server.until(RESERVATIONS, 1.0).await;

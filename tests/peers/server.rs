@@ -17,9 +17,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::PROMPT;
+use crate::peer::Muxer;
 
 /// How often a condition is looked at that comes about on its own.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Listens for QUIC and nothing else.
+pub(crate) const QUIC_ONLY: &str = r#"listen.addresses=["/ip4/127.0.0.1/udp/0/quic-v1"]"#;
 
 pub(crate) struct Server {
     child: Child,
@@ -27,11 +31,21 @@ pub(crate) struct Server {
     _stdout: BufReader<ChildStdout>,
     directory: Arc<TempDir>,
     peer_id: PeerId,
-    address: Multiaddr,
+    /// In the order of printing.
+    addresses: Vec<Multiaddr>,
     admin: SocketAddr,
 }
 
 impl Server {
+    /// As [`Self::start`], listening where peers of this kind come.
+    pub(crate) fn start_for(muxer: Muxer, settings: &[&str]) -> Self {
+        let listen: &[&str] = match muxer {
+            Muxer::Yamux | Muxer::Mplex => &[],
+            Muxer::Quic => &[QUIC_ONLY],
+        };
+        Self::start(&[listen, settings].concat())
+    }
+
     /// Starts the program with these settings, and waits until it serves.
     pub(crate) fn start(settings: &[&str]) -> Self {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()), settings)
@@ -81,7 +95,7 @@ impl Server {
             _stdout: stdout,
             directory,
             peer_id: banner.peer_id.unwrap(),
-            address: banner.address.unwrap(),
+            addresses: banner.addresses,
             admin: banner.admin.unwrap(),
         }
     }
@@ -90,9 +104,17 @@ impl Server {
         self.peer_id
     }
 
-    /// The address it hands out, which ends in its peer id.
+    /// The address it hands out, which ends in its peer id; the last one that
+    /// it prints, if there are several.
     pub(crate) fn address(&self) -> Multiaddr {
-        self.address.clone()
+        self.addresses.last().unwrap().clone()
+    }
+
+    /// Where peers of this kind reach it.
+    pub(crate) fn address_for(&self, muxer: Muxer) -> Multiaddr {
+        let quic = |address: &&Multiaddr| address.iter().any(|part| part == Protocol::QuicV1);
+        let fits = |address: &&Multiaddr| quic(address) == (muxer == Muxer::Quic);
+        self.addresses.iter().find(fits).unwrap().clone()
     }
 
     /// The address at which `peer` is reached through it.
@@ -217,7 +239,7 @@ impl Drop for Server {
 #[derive(Default)]
 struct Banner {
     peer_id: Option<PeerId>,
-    address: Option<Multiaddr>,
+    addresses: Vec<Multiaddr>,
     admin: Option<SocketAddr>,
 }
 
@@ -227,7 +249,7 @@ impl Banner {
         if let Some(peer_id) = line.strip_prefix("peer id    ") {
             self.peer_id = Some(peer_id.parse().unwrap());
         } else if let Some(address) = line.strip_prefix("listening  ") {
-            self.address = Some(address.parse().unwrap());
+            self.addresses.push(address.parse().unwrap());
         } else if let Some(url) = line.strip_prefix("admin      ") {
             let url = url.strip_prefix("http://").unwrap();
             self.admin = Some(url.strip_suffix("/metrics").unwrap().parse().unwrap());

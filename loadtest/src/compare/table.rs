@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use super::goals;
 use crate::{
-    connection::Muxer,
     report::{Better, Report, ScenarioName, median, short},
     server::Kind,
+    stack::{Security, Transport, Way},
 };
 
 /// One figure of one scenario, measured on both servers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) scenario: ScenarioName,
-    pub(crate) muxer: Muxer,
+    pub(crate) over: Way,
     pub(crate) figure: Cow<'static, str>,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
@@ -24,7 +24,9 @@ pub(crate) struct Row {
     pub(crate) waystation: f64,
     /// Waystation's value over the baseline's.
     pub(crate) ratio: Option<f64>,
-    /// Only on the figure the scenario is judged by.
+    /// The ratio from which on Waystation is behind: only on the figure the scenario is
+    /// judged by, as the rest.
+    pub(crate) behind: Option<f64>,
     pub(crate) prototype: Option<f64>,
     pub(crate) goal: Option<f64>,
     pub(crate) goal_ratio: Option<f64>,
@@ -33,7 +35,34 @@ pub(crate) struct Row {
 impl Row {
     /// Whether this is a judged figure on which Waystation is behind the baseline.
     pub(crate) fn is_behind(&self) -> bool {
-        self.goal.is_some() && self.ratio.is_none_or(|ratio| ratio > 1.0)
+        self.behind
+            .is_some_and(|most| self.ratio.is_none_or(|ratio| ratio > most))
+    }
+}
+
+impl Row {
+    /// Secure WebSocket with Waystation's own TCP and TLS in the baseline's place, the
+    /// security and muxer inside being the same.
+    fn beside(&self, rows: &[Self]) -> Option<Self> {
+        let plain = Way {
+            transport: Transport::Tcp,
+            ..self.over
+        };
+        let secure = self.over.transport == Transport::Wss && self.over.security == Security::Tls;
+        let most = goals::secure_websocket_ratio(self.scenario)?;
+        let beside = rows.iter().find(|row| {
+            row.scenario == self.scenario && row.over == plain && row.figure == self.figure
+        })?;
+        (secure && self.behind.is_some()).then(|| Self {
+            figure: format!("{}, beside {plain}", self.figure).into(),
+            baseline: beside.waystation,
+            ratio: (beside.waystation > 0.0).then(|| self.waystation / beside.waystation),
+            behind: Some(most),
+            prototype: None,
+            goal: Some(most * beside.waystation),
+            goal_ratio: Some(most),
+            ..self.clone()
+        })
     }
 }
 
@@ -41,13 +70,13 @@ impl Row {
 #[derive(Debug, Default)]
 pub(crate) struct Results(BTreeMap<Key, Series>);
 
-/// Scenario and muxer by their place in the run, then the figure's place in its report.
+/// Scenario and way by their place in the run, then the figure's place in its report.
 type Key = (usize, usize);
 
 #[derive(Debug)]
 struct Series {
     scenario: ScenarioName,
-    muxer: Muxer,
+    over: Way,
     figure: Cow<'static, str>,
     unit: &'static str,
     better: Better,
@@ -56,12 +85,12 @@ struct Series {
 }
 
 impl Results {
-    /// Adds one run; `place` orders scenarios and muxers in the table.
+    /// Adds one run; `place` orders scenarios and ways in the table.
     pub(crate) fn add(&mut self, place: usize, kind: Kind, report: &Report) {
         for (index, figure) in report.figures.iter().enumerate() {
             let series = self.0.entry((place, index)).or_insert_with(|| Series {
                 scenario: report.scenario,
-                muxer: report.muxer,
+                over: report.over,
                 figure: figure.name.clone(),
                 unit: figure.unit,
                 better: figure.better,
@@ -76,23 +105,32 @@ impl Results {
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows = self.beside_baseline();
+        let beside_tls: Vec<_> = rows.iter().filter_map(|row| row.beside(&rows)).collect();
+        rows.extend(beside_tls);
+        rows
+    }
+
+    fn beside_baseline(&self) -> Vec<Row> {
         self.0
             .iter()
             .filter_map(|((_, index), series)| {
                 let baseline = median(&series.baseline)?;
                 let waystation = median(&series.waystation)?;
-                let goal = (*index == 0)
-                    .then(|| goals::goal(series.scenario, series.muxer))
+                let judged = *index == 0;
+                let goal = judged
+                    .then(|| goals::goal(series.scenario, series.over))
                     .flatten();
                 Some(Row {
                     scenario: series.scenario,
-                    muxer: series.muxer,
+                    over: series.over,
                     figure: series.figure.clone(),
                     unit: series.unit,
                     better: series.better,
                     baseline,
                     waystation,
                     ratio: (baseline > 0.0).then(|| waystation / baseline),
+                    behind: judged.then_some(1.0),
                     prototype: goal.and_then(|goal| goal.prototype),
                     goal: goal.map(|goal| goal.goal),
                     goal_ratio: goal.map(goals::Goal::ratio),
@@ -104,7 +142,7 @@ impl Results {
 
 const HEADINGS: [&str; 9] = [
     "scenario",
-    "muxer",
+    "over",
     "figure",
     "unit",
     "baseline",
@@ -152,7 +190,7 @@ fn cells(row: &Row) -> [String; 9] {
     };
     [
         row.scenario.label().to_owned(),
-        row.muxer.label().to_owned(),
+        row.over.to_string(),
         row.figure.to_string(),
         row.unit.to_owned(),
         short(row.baseline),
@@ -168,7 +206,12 @@ mod tests {
     use super::*;
 
     fn report(cpu: f64, rate: f64) -> Report {
-        Report::new(ScenarioName::Handshake, Muxer::Yamux)
+        over("tcp", ScenarioName::Handshake, cpu, rate)
+    }
+
+    fn over(way: &str, scenario: ScenarioName, cpu: f64, rate: f64) -> Report {
+        let way = way.parse().expect("a way is given");
+        Report::new(scenario, way)
             .lower("server cpu/handshake", "us", cpu)
             .higher("rate", "/s", rate)
     }
@@ -208,6 +251,22 @@ mod tests {
         let mut results = Results::default();
         results.add(0, Kind::Waystation, &report(1.0, 1.0));
         assert!(results.rows().is_empty());
+    }
+
+    #[test]
+    fn secure_websocket_is_held_against_our_own_tls() {
+        let mut results = Results::default();
+        for (place, way, cpu) in [(0, "tcp/tls", 1.0), (1, "wss/tls", 1.2), (2, "wss", 9.0)] {
+            for kind in [Kind::Baseline, Kind::Waystation] {
+                results.add(place, kind, &over(way, ScenarioName::Relay, cpu, 1.0));
+            }
+        }
+        let rows = results.rows();
+        let beside: Vec<_> = rows.iter().skip(6).collect();
+        assert_eq!(beside.len(), 1, "one figure is judged");
+        assert_eq!(beside[0].ratio, Some(1.2));
+        assert_eq!(beside[0].goal_ratio, Some(1.3));
+        assert!(!beside[0].is_behind());
     }
 
     #[test]

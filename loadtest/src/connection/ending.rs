@@ -20,12 +20,14 @@ const GO_AWAY: u8 = 3;
 /// How a connection ended, as far as its reading side saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ending {
-    /// The server said goodbye in yamux, with this code.
+    /// The server said goodbye in yamux or QUIC, with this code.
     GoAway(u32),
     /// The server closed the socket without a word.
     Closed,
     /// The socket failed, as when the server resets it.
     Reset,
+    /// Nothing came any more; only QUIC tells.
+    Silent,
     /// This side left first.
     Ours,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Ending {
             Self::GoAway(code) => write!(formatter, "go-away, code {code:#x}"),
             Self::Closed => formatter.write_str("closed without go-away"),
             Self::Reset => formatter.write_str("reset"),
+            Self::Silent => formatter.write_str("silence"),
             Self::Ours => formatter.write_str("left by themselves"),
         }
     }

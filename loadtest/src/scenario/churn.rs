@@ -72,7 +72,7 @@ const GAUGES: [&str; 6] = [
 /// # Errors
 /// When a peer is refused or cut, or a gauge does not come back to zero.
 pub(crate) async fn run(options: &Options, progress: bool) -> anyhow::Result<Report> {
-    let settings = lifted_limits(connections_possible()?);
+    let settings = lifted_limits(connections_possible(options.hosted.stack)?);
     let hosted = Hosted::start(&options.hosted, &settings, progress).await?;
     let measured = measure(options, &hosted).await;
     let report = hosted.explain(measured)?;
@@ -122,7 +122,7 @@ async fn measure(options: &Options, hosted: &Hosted) -> anyhow::Result<Report> {
         bail!("left behind when everybody was gone: {descriptors} descriptors");
     }
 
-    let mut report = Report::new(ScenarioName::Churn, bench.stack.muxer)
+    let mut report = Report::new(ScenarioName::Churn, bench.stack.way())
         .at_most(
             GROWTH_PERCENT,
             "rss over first tenth's",
@@ -190,7 +190,7 @@ async fn churn(
     rounds: Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
     let pairs: Vec<(Peer, Peer)> = (0..IDENTITIES)
-        .map(|_| Ok((Peer::generate()?, Peer::generate()?)))
+        .map(|_| Ok((Peer::generate(bench.stack)?, Peer::generate(bench.stack)?)))
         .collect::<anyhow::Result<_>>()?;
     let mut round = 0;
     for (source, target) in pairs.iter().cycle() {

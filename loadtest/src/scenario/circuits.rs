@@ -30,6 +30,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Circuits in all
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=8192))]
@@ -248,7 +249,7 @@ async fn set_up(
     let (ready_in, mut ready) = mpsc::channel(usize::from(circuits));
     let mut ends = Ends::new();
     for pair in 0..pairs {
-        let (target, target_id) = Peer::generate().map(|peer| {
+        let (target, target_id) = Peer::generate(bench.stack).map(|peer| {
             let id = peer.id();
             (peer, id)
         })?;

@@ -42,6 +42,9 @@ pub(crate) struct Size {
 /// # Errors
 /// When this process or the server cannot hold `count` connections.
 pub(crate) fn check_descriptors(bench: Bench, count: u64) -> anyhow::Result<()> {
+    if !bench.stack.takes_descriptors() {
+        return Ok(());
+    }
     let own = procfs::own_descriptors_max()?;
     if own < count + DESCRIPTORS_SPARE {
         bail!("{count} connections need more than the {own} descriptors this process may hold");
@@ -88,7 +91,7 @@ impl Crowd {
             let (identified, arrived) = (Arc::clone(&identified), Arc::clone(&arrived));
             let (mut stay, bar) = (stay.clone(), bar.clone());
             crowd.peers.spawn(async move {
-                let peer = Peer::generate()?;
+                let peer = Peer::generate(bench.stack)?;
                 let connection = Connection::dial(bench.target, bench.stack, &peer, index)
                     .await
                     .with_context(|| format!("connection {index}"))?;

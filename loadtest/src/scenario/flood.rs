@@ -16,6 +16,7 @@ use crate::{
     namespace,
     report::{Report, ScenarioName},
     scrape::Scrape,
+    server::Listen,
 };
 
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +41,6 @@ const REFUSED: &str = "waystation_sockets_refused_total";
 /// Below what descriptors allow here, far above what is used; the rest as it comes.
 fn settings() -> Vec<String> {
     vec![
-        format!("listen.addresses=[\"/ip4/{}/tcp/0\"]", namespace::SERVER),
         "connections.max=10000".to_owned(),
         "relay.circuit_bytes_max=0".to_owned(),
         "relay.circuit_duration_max=0".to_owned(),
@@ -50,7 +50,8 @@ fn settings() -> Vec<String> {
 /// # Errors
 /// When the server does not start, or a circuit breaks.
 pub(crate) async fn run(options: &Options, progress: bool) -> anyhow::Result<Report> {
-    let hosted = Hosted::start(&options.hosted, &settings(), progress).await?;
+    let listen = Listen::on(namespace::SERVER, [options.hosted.stack.transport]);
+    let hosted = Hosted::start_on(&options.hosted, &listen, &settings(), progress).await?;
     let measured = measure(options, &hosted).await;
     let report = hosted.explain(measured)?;
     hosted.stop().await?;
@@ -74,7 +75,7 @@ async fn measure(options: &Options, hosted: &Hosted) -> anyhow::Result<Report> {
     let refused = refusals(hosted).await?;
     let windows = circuits.close().await?;
 
-    let mut report = Report::new(ScenarioName::Flood, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Flood, bench.stack.way());
     report = hosted::compare(report, 2.0, &windows)
         .higher("attempts", "/s", f64::from(attempts) / knocked.seconds)
         .lower("admitted", "", as_f64(knocked.admitted))

@@ -54,7 +54,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     let done = measured.latencies.len();
     debug_assert!(warm_up.latencies.len() > 0);
 
-    let mut report = Report::new(ScenarioName::Handshake, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Handshake, bench.stack.way());
     if let Some(micros) = measured.cost_with_tail.cpu_micros_per(done) {
         report = report.lower("server cpu/handshake", "us", micros);
     }
@@ -79,7 +79,7 @@ async fn batch(
     what: &'static str,
 ) -> anyhow::Result<Batch> {
     let peers: Arc<[Peer]> = (0..count)
-        .map(|_| Peer::generate())
+        .map(|_| Peer::generate(bench.stack))
         .collect::<Result<_, _>>()?;
     let bar = bench.bar(count, what);
     let next = Arc::new(AtomicUsize::new(0));

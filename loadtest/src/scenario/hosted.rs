@@ -13,18 +13,19 @@ use super::{
     circuits::{self, Circuits, Load, Window, Windows},
 };
 use crate::{
-    connection::Stack,
     report::Report,
-    server::{Kind, Running, program},
+    server::{Kind, Listen, Running, program},
+    stack::{Stack, Transport},
 };
 
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Waystation's program; beside this one unless given
     #[arg(long)]
     waystation: Option<PathBuf>,
     #[command(flatten)]
-    stack: Stack,
+    pub(crate) stack: Stack,
     /// One more of Waystation's settings, key=value, which wins over the scenario's
     #[arg(long)]
     set: Vec<String>,
@@ -116,16 +117,31 @@ impl Hosted {
         settings: &[String],
         progress: bool,
     ) -> anyhow::Result<Self> {
+        let listen = Listen::on_loopback([options.stack.transport]);
+        Self::start_on(options, &listen, settings, progress).await
+    }
+
+    /// [`Self::start`] where the scenario wants it to listen.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn start_on(
+        options: &Options,
+        listen: &Listen,
+        settings: &[String],
+        progress: bool,
+    ) -> anyhow::Result<Self> {
         let program = program(options.waystation.as_deref(), "waystation")?;
         let server = Running::start(
             Kind::Waystation,
             &program,
+            listen,
             &[settings, &options.set].concat(),
         )
         .await?;
         let admin = server.admin().context("the server serves no metrics")?;
         let bench = Bench {
-            target: server.target(),
+            target: server.target(options.stack.transport)?,
             stack: options.stack,
             server: Some(server.process()?),
             admin: Some(admin),
@@ -136,6 +152,17 @@ impl Hosted {
             bench,
             admin,
         })
+    }
+
+    /// The same server, dialled on another of its transports.
+    ///
+    /// # Errors
+    /// When it does not listen there.
+    pub(crate) fn bench_over(&self, transport: Transport) -> anyhow::Result<Bench> {
+        let mut bench = self.bench;
+        bench.target = self.server.target(transport)?;
+        bench.stack.transport = transport;
+        Ok(bench)
     }
 
     /// Adds what the server has logged to an error that it may explain.
@@ -178,7 +205,7 @@ pub(crate) fn compare(report: Report, goal: f64, [before, during]: &Windows) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{connection::Muxer, latency::Latencies, report::ScenarioName};
+    use crate::{latency::Latencies, report::ScenarioName};
 
     fn report(before: &[u64], during: &[u64]) -> Report {
         let windows = [before, during].map(|samples| {
@@ -188,7 +215,7 @@ mod tests {
             }
             latencies
         });
-        let report = Report::new(ScenarioName::Trim, Muxer::Yamux);
+        let report = Report::new(ScenarioName::Trim, "tcp".parse().expect("a way is given"));
         compare(report, 1.5, &windows)
     }
 

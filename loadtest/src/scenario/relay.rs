@@ -43,7 +43,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     )
     .await?;
     let gib = as_f64(measured.window.bytes) / as_f64(GIB);
-    let mut report = Report::new(ScenarioName::Relay, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Relay, bench.stack.way());
     if let Some(cpu) = measured.window.cost.cpu {
         report = report.lower("server cpu/GiB", "s", cpu.as_secs_f64() / gib);
     }

@@ -45,7 +45,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     for index in 0..usize::from(options.connections) {
         let (ready, mut start, bar) = (ready_in.clone(), start.clone(), bar.clone());
         peers.spawn(async move {
-            let peer = Peer::generate()?;
+            let peer = Peer::generate(bench.stack)?;
             let connection = Connection::dial(bench.target, bench.stack, &peer, index).await?;
             connection
                 .run(Responder::new(&peer), |mut streams| async move {
@@ -82,7 +82,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     bar.finish_and_clear();
 
     let done = latencies.len();
-    let mut report = Report::new(ScenarioName::Reserve, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Reserve, bench.stack.way());
     if let Some(micros) = cost.cpu_micros_per(done) {
         report = report.lower("server cpu/reserve", "us", micros);
     }

@@ -25,7 +25,7 @@ pub(crate) async fn run(bench: Bench, options: Options) -> anyhow::Result<Report
     let load = Load::ping_pong(options.pace);
     let measured = circuits::run(bench, options.circuits, circuits, load, u64::MAX).await?;
     let done = measured.latencies.len();
-    let mut report = Report::new(ScenarioName::Rtt, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Rtt, bench.stack.way());
     if let Some(micros) = measured.window.cost.cpu_micros_per(done) {
         report = report.lower("server cpu/round trip", "us", micros);
     }

@@ -77,7 +77,7 @@ const CONNECTIONS: &str = "waystation_connections";
 /// # Errors
 /// When a circuit that is timed or one that stalls is cut, or something is left behind.
 pub(crate) async fn run(options: &Options, progress: bool) -> anyhow::Result<Report> {
-    let settings = lifted_limits(connections_possible()?);
+    let settings = lifted_limits(connections_possible(options.hosted.stack)?);
     let hosted = Hosted::start(&options.hosted, &settings, progress).await?;
     let measured = measure(options, &hosted).await;
     let report = hosted.explain(measured)?;
@@ -110,7 +110,7 @@ async fn measure(options: &Options, hosted: &Hosted) -> anyhow::Result<Report> {
     let after = empty(hosted, server).await?;
 
     let each = as_f64(later.max(full).saturating_sub(before)) / f64::from(count);
-    let mut report = Report::new(ScenarioName::Stalled, bench.stack.muxer)
+    let mut report = Report::new(ScenarioName::Stalled, bench.stack.way())
         .at_most(GOAL_KIB, "server rss/stalled circuit", "KiB", each)
         .lower(
             "taken/stalled circuit",
@@ -250,7 +250,7 @@ impl Pair {
             stop,
             mut phase,
         } = self;
-        let peer = Peer::generate()?;
+        let peer = Peer::generate(bench.stack)?;
         let target = Connection::dial(bench.target, bench.stack, &peer, index).await?;
         let mut held = phase.clone();
         let responder = Responder::new(&peer).accepting_circuits(Arc::new({
@@ -305,7 +305,7 @@ async fn send(
     written: Arc<AtomicU64>,
     on_open: impl FnOnce(),
 ) -> anyhow::Result<()> {
-    let peer = Peer::generate()?;
+    let peer = Peer::generate(bench.stack)?;
     let source = Connection::dial(bench.target, bench.stack, &peer, index).await?;
     reserved.await.context("target has no reservation")?;
     let target = target.id();

@@ -160,7 +160,7 @@ async fn measure(options: &Options, plan: Plan, hosted: &Hosted) -> anyhow::Resu
     let held: Held = crowd.finish().await?;
 
     let sent_away = held.sent_away.values().sum();
-    let mut report = Report::new(ScenarioName::Trim, bench.stack.muxer);
+    let mut report = Report::new(ScenarioName::Trim, bench.stack.way());
     report = hosted::compare(report, 1.5, &windows)
         .lower("high water to first", "ms", waited.as_secs_f64() * 1e3)
         .lower("trimming", "ms", trim.took.as_secs_f64() * 1e3)

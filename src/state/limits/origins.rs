@@ -150,7 +150,7 @@ impl Origins {
 
 impl OriginPermit {
     /// Takes the connection off every count and puts its tokens back.
-    fn undo(self) {
+    pub(super) fn undo(self) {
         let Self {
             system,
             prefix,

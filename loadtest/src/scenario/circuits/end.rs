@@ -116,7 +116,7 @@ impl End {
         ready: mpsc::Sender<()>,
     ) -> anyhow::Result<Option<Windows>> {
         let bench = self.bench;
-        let peer = Peer::generate()?;
+        let peer = Peer::generate(bench.stack)?;
         let connection = Connection::dial(bench.target, bench.stack, &peer, self.index)
             .await
             .context("source")?;

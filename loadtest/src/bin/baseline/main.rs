@@ -1,5 +1,6 @@
 //! The yardstick: rust-libp2p's relay, identify, ping and kad behaviours in one Swarm,
-//! over TCP, Noise, and yamux or mplex, with every limit lifted.
+//! with every limit lifted: over TCP, WebSocket and secure WebSocket with Noise or TLS
+//! and yamux or mplex, whichever a peer asks for, and over QUIC.
 //!
 //! Prints its peer id and listening addresses in the form Waystation does, so that
 //! whatever starts the one can start the other. For measuring on loopback only: nothing
@@ -10,35 +11,41 @@
     reason = "the printed addresses are this program's interface"
 )]
 
-use std::{error::Error, io::Write as _, time::Duration};
+mod security;
 
-use clap::{Parser, ValueEnum};
+use std::{
+    error::Error,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Parser;
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder,
-    core::upgrade::SelectUpgrade,
-    identify, identity, kad, noise, ping, relay,
+    Multiaddr, Swarm, SwarmBuilder, Transport as _,
+    core::upgrade::{SelectUpgrade, Version},
+    identify, identity, kad, ping, relay,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
+use libp2p_websocket as websocket;
+use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use security::Securities;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "rust-libp2p's relay server with every limit lifted, to compare with")]
 struct Arguments {
-    /// Address to listen on; port 0 takes any free one
+    /// Address to listen on, any number of them; port 0 takes any free one
     #[arg(long, default_value = "/ip4/127.0.0.1/tcp/0")]
-    listen: Multiaddr,
-    /// Muxers offered to dialling peers
-    #[arg(long, value_enum, default_value_t = Muxers::Both)]
-    muxer: Muxers,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Muxers {
-    Yamux,
-    Mplex,
-    Both,
+    listen: Vec<Multiaddr>,
+    /// Certificate for secure WebSocket, in PEM
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key, in PKCS 8 and PEM
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 #[derive(NetworkBehaviour)]
@@ -58,8 +65,14 @@ const CIRCUIT_DURATION: Duration = Duration::from_secs(24 * 3600);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let mut swarm = build(arguments.muxer)?;
-    swarm.listen_on(arguments.listen)?;
+    let certificate = match (&arguments.certificate, &arguments.key) {
+        (Some(certificate), Some(key)) => Some(read_certificate(certificate, key)?),
+        _ => None,
+    };
+    let mut swarm = build(certificate)?;
+    for address in arguments.listen {
+        swarm.listen_on(address)?;
+    }
     println!("baseline rust-libp2p");
     println!("peer id    {}", swarm.local_peer_id());
 
@@ -75,32 +88,48 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn build(muxers: Muxers) -> Result<Swarm<Behaviour>, Box<dyn Error>> {
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(STREAMS_MAX);
-    let mut mplex = libp2p_mplex::Config::new();
-    mplex.set_max_num_streams(STREAMS_MAX);
+fn read_certificate(
+    certificate: &Path,
+    key: &Path,
+) -> Result<websocket::tls::Config, Box<dyn Error>> {
+    let certificate = CertificateDer::from_pem_file(certificate)?;
+    let key = PrivatePkcs8KeyDer::from_pem_file(key)?;
+    let key = websocket::tls::PrivateKey::new(key.secret_pkcs8_der().to_vec());
+    let certificate = websocket::tls::Certificate::new(certificate.to_vec());
+    Ok(websocket::tls::Config::new(key, [certificate])?)
+}
 
-    let builder = SwarmBuilder::with_new_identity().with_tokio();
-    let config = tcp::Config::default();
-    macro_rules! finish {
-        ($muxer:expr) => {
-            builder
-                .with_tcp(config, noise::Config::new, $muxer)?
-                .with_behaviour(behaviour)?
-                .with_swarm_config(|config| {
-                    config
-                        .with_idle_connection_timeout(CIRCUIT_DURATION)
-                        .with_max_negotiating_inbound_streams(STREAMS_MAX)
-                })
-                .build()
-        };
-    }
-    Ok(match muxers {
-        Muxers::Yamux => finish!(|| yamux),
-        Muxers::Mplex => finish!(|| mplex),
-        Muxers::Both => finish!(|| SelectUpgrade::new(yamux, mplex)),
-    })
+fn build(certificate: Option<websocket::tls::Config>) -> Result<Swarm<Behaviour>, Box<dyn Error>> {
+    let muxers = || {
+        let mut yamux = yamux::Config::default();
+        yamux.set_max_num_streams(STREAMS_MAX);
+        let mut mplex = libp2p_mplex::Config::new();
+        mplex.set_max_num_streams(STREAMS_MAX);
+        SelectUpgrade::new(yamux, mplex)
+    };
+    let swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), Securities::new, muxers)?
+        .with_quic()
+        .with_other_transport(|key| {
+            let tcp = tcp::tokio::Transport::new(tcp::Config::default());
+            let mut websocket = websocket::Config::new(tcp);
+            if let Some(certificate) = certificate {
+                websocket.set_tls_config(certificate);
+            }
+            let secured = websocket
+                .upgrade(Version::V1Lazy)
+                .authenticate(Securities::new(key)?);
+            Ok(secured.multiplex(muxers()))
+        })?
+        .with_behaviour(behaviour)?
+        .with_swarm_config(|config| {
+            config
+                .with_idle_connection_timeout(CIRCUIT_DURATION)
+                .with_max_negotiating_inbound_streams(STREAMS_MAX)
+        })
+        .build();
+    Ok(swarm)
 }
 
 fn behaviour(key: &identity::Keypair) -> Behaviour {

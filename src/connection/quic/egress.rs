@@ -1,0 +1,370 @@
+//! The sending half of a QUIC connection as anybody reaches it: a short lock
+//! around quinn's state machine and what each stream holds beside it.
+//!
+//! Another connection's circuit writes straight into its stream here; what the
+//! transport does not take waits in that stream's queue (at most
+//! [`QUEUE_MAX`]). Packets are made by the worker's loop, which is rung for it:
+//! so many small writes share packets and system calls. Streams are read only
+//! as far as their credit goes, which is the back-pressure of circuits.
+
+use std::{
+    mem,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use quinn_proto::{
+    Connection as Transport, ConnectionError, ConnectionEvent, Dir, EndpointEvent, Event,
+    StreamEvent, Transmit, VarInt,
+};
+
+use crate::connection::egress::QUEUE_MAX;
+use crate::engine::demux::StreamId;
+use crate::state::leg::{Command, Effects, StreamKey};
+
+use super::{
+    Handshake,
+    bell::Bell,
+    streams::{Half, id_of, wire},
+};
+
+/// Bytes of answers waiting for one stream at which a peer asks and does not
+/// read. The longest answer, to identify or RESERVE, is 4 KiB.
+pub(super) const ANSWERS_MAX: usize = 16 * 1024;
+
+/// Most offers of circuits that may wait in an inbox.
+pub(super) const OFFERS_MAX: usize = 64;
+
+/// A QUIC connection's state, as anybody reaches it.
+pub(in crate::connection) struct QuicEgress {
+    pub(super) me: Weak<Self>,
+    bell: Arc<Bell>,
+    /// The connection's place in its worker's table.
+    handle: usize,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) transport: Transport,
+    /// Nothing more is taken.
+    pub(super) closed: bool,
+    /// Sorted by id.
+    pub(super) streams: Vec<Half>,
+    /// Streams that may have bytes to read, and credit to read them with.
+    pub(super) readable: Vec<StreamId>,
+    /// Streams that run through another connection.
+    pub(super) circuits: u32,
+    /// Streams that are reset when what they were given has had time to leave.
+    pub(super) draining: Vec<(StreamId, Instant, u32)>,
+    /// Somebody has this connection on the list of what to flush.
+    pub(super) touched: bool,
+    /// The loop knows that there is something to do.
+    rung: bool,
+    pub(super) offers: u16,
+    pub(super) inbox: Vec<Command>,
+}
+
+/// What came in on a stream.
+pub(in crate::connection) enum Item {
+    Opened(StreamId),
+    Data(StreamId, bytes::Bytes),
+    Finished(StreamId),
+    Reset(StreamId),
+}
+
+/// What one look at a connection has found. Lent to each connection in turn.
+#[derive(Default)]
+pub(in crate::connection) struct Turn {
+    pub(in crate::connection) items: Vec<Item>,
+    pub(in crate::connection) commands: Vec<Command>,
+    /// The connection has ended by itself.
+    pub(in crate::connection) lost: Option<ConnectionError>,
+    /// Bytes that have been read in this turn.
+    pub(in crate::connection) read: usize,
+}
+
+impl Turn {
+    /// Makes it ready for the next look.
+    pub(in crate::connection) fn clear(&mut self) {
+        self.items.clear();
+        self.commands.clear();
+        self.lost = None;
+        self.read = 0;
+    }
+
+    /// Whether nothing was found.
+    pub(in crate::connection) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.commands.is_empty() && self.lost.is_none()
+    }
+}
+
+impl QuicEgress {
+    /// The egress of a connection whose handshake begins.
+    pub(super) fn new(transport: Transport, handle: usize, bell: Arc<Bell>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            bell,
+            handle,
+            state: Mutex::new(State {
+                transport,
+                closed: false,
+                streams: Vec::new(),
+                readable: Vec::new(),
+                circuits: 0,
+                draining: Vec::new(),
+                touched: false,
+                rung: false,
+                offers: 0,
+                inbox: Vec::new(),
+            }),
+        })
+    }
+
+    /// Takes in what came for this connection; tells where its peer is now.
+    pub(super) fn receive(&self, event: ConnectionEvent) -> SocketAddr {
+        let mut state = self.state.lock();
+        state.transport.handle_event(event);
+        state.transport.remote_address()
+    }
+
+    /// Drives the handshake. Streams are left for the first turn of a session.
+    pub(super) fn handshake(&self, now: Instant) -> Handshake {
+        let mut state = self.state.lock();
+        state.rung = false;
+        if state.transport.poll_timeout().is_some_and(|due| due <= now) {
+            state.transport.handle_timeout(now);
+        }
+        loop {
+            match state.transport.poll() {
+                Some(Event::Connected) => return Handshake::Complete,
+                Some(Event::ConnectionLost { reason }) => return Handshake::Failed(reason),
+                Some(_) => {}
+                None => return Handshake::Pending,
+            }
+        }
+    }
+
+    /// Finds out what there is to do, and reads at most until `turn` holds
+    /// `read_max` bytes; a connection with more is rung again.
+    pub(super) fn take_turn(
+        &self,
+        now: Instant,
+        read_max: usize,
+        turn: &mut Turn,
+        effects: &mut Effects,
+    ) {
+        let mut state = self.state.lock();
+        state.rung = false;
+        if state.transport.poll_timeout().is_some_and(|due| due <= now) {
+            state.transport.handle_timeout(now);
+        }
+        state.reset_drained(now);
+        while let Some(event) = state.transport.poll() {
+            match event {
+                Event::ConnectionLost { reason } => turn.lost = Some(reason),
+                Event::Stream(event) => state.on_stream(&event, turn, effects),
+                Event::HandshakeDataReady
+                | Event::Connected
+                | Event::DatagramReceived
+                | Event::DatagramsUnblocked => {}
+            }
+        }
+        state.read(read_max, turn);
+        state.offers = 0;
+        if turn.commands.is_empty() {
+            mem::swap(&mut turn.commands, &mut state.inbox);
+        } else {
+            turn.commands.append(&mut state.inbox);
+        }
+        if !state.readable.is_empty() {
+            self.ring(&mut state);
+        }
+    }
+
+    /// Makes packets, at most `datagrams` of them, for one system call.
+    pub(super) fn transmit(
+        &self,
+        now: Instant,
+        datagrams: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let mut state = self.state.lock();
+        state.transport.poll_transmit(now, datagrams, buffer)
+    }
+
+    /// Tells the endpoint what it has to know of this connection; whether that
+    /// was the last of it.
+    pub(super) fn tell_endpoint(
+        &self,
+        mut tell: impl FnMut(EndpointEvent) -> Option<ConnectionEvent>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        while let Some(event) = state.transport.poll_endpoint_events() {
+            let last = event.is_drained();
+            if let Some(answer) = tell(event) {
+                state.transport.handle_event(answer);
+            }
+            if last {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// When the transport, or a stream that drains, has something to do.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let draining = state.draining.iter().map(|(_, due, _)| *due).min();
+        [state.transport.poll_timeout(), draining]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Looks at the transport.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Transport) -> T) -> T {
+        look(&self.state.lock().transport)
+    }
+
+    /// Ends a connection that is nobody's yet.
+    pub(super) fn give_up(&self, now: Instant, code: VarInt) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.transport.close(now, code, bytes::Bytes::new());
+    }
+
+    /// Has the loop come by.
+    pub(super) fn ring(&self, state: &mut State) {
+        if !mem::replace(&mut state.rung, true) {
+            self.bell.ring(self.handle);
+        }
+    }
+
+    /// To be called behind whatever is to be sent.
+    pub(super) fn touch(&self, state: &mut State, effects: &mut Effects) {
+        if !state.touched
+            && let Some(me) = self.me.upgrade()
+        {
+            state.touched = true;
+            effects.touch(me);
+        }
+    }
+
+    /// The stream has ended in both directions: its session is to forget it.
+    pub(super) fn forget(&self, state: &mut State, stream: StreamKey) {
+        state.inbox.push(Command::Forget(stream));
+        self.ring(state);
+    }
+}
+
+impl State {
+    fn on_stream(&mut self, event: &StreamEvent, turn: &mut Turn, effects: &mut Effects) {
+        match *event {
+            StreamEvent::Opened { dir: Dir::Bi } => {
+                while let Some(stream) = self.transport.streams().accept(Dir::Bi) {
+                    turn.items.push(Item::Opened(id_of(stream)));
+                }
+            }
+            StreamEvent::Readable { id } => self.readable(id_of(id)),
+            StreamEvent::Writable { id } => self.refill(id_of(id), effects),
+            StreamEvent::Stopped { id, error_code } => {
+                // The peer is owed a reset of what it no longer wants. It may
+                // come with the request it is about, which is still served.
+                let _ = self.transport.send_stream(id).reset(error_code);
+                self.stopped(id_of(id), effects);
+            }
+            // Unidirectional streams are never allowed, and what was finished
+            // is forgotten already.
+            StreamEvent::Opened { dir: Dir::Uni }
+            | StreamEvent::Finished { .. }
+            | StreamEvent::Available { .. } => {}
+        }
+    }
+
+    /// Notes a stream that may have bytes, if it has the credit to read them.
+    pub(super) fn readable(&mut self, id: StreamId) {
+        if let Ok(index) = self.position(id)
+            && self.streams[index].allowance > 0
+            && !self.readable.contains(&id)
+        {
+            self.readable.push(id);
+        }
+    }
+
+    /// Reads what there is on streams with credit.
+    fn read(&mut self, read_max: usize, turn: &mut Turn) {
+        let streams = mem::take(&mut self.readable);
+        for (index, stream) in streams.iter().enumerate() {
+            if turn.read >= read_max {
+                self.readable.extend_from_slice(&streams[index..]);
+                return;
+            }
+            self.read_stream(*stream, read_max, turn);
+        }
+        if self.readable.is_empty() {
+            // The list's memory serves the next turn.
+            self.readable = streams;
+            self.readable.clear();
+        }
+    }
+
+    fn read_stream(&mut self, id: StreamId, read_max: usize, turn: &mut Turn) {
+        let Ok(index) = self.position(id) else {
+            return;
+        };
+        let half = &mut self.streams[index];
+        let mut stream = self.transport.recv_stream(wire(id));
+        let Ok(mut chunks) = stream.read(true) else {
+            return;
+        };
+        loop {
+            let room = half.allowance.min(read_max.saturating_sub(turn.read));
+            if room == 0 {
+                // Either the next turn or the next grant goes on.
+                if half.allowance > 0 {
+                    self.readable.push(id);
+                }
+                break;
+            }
+            match chunks.next(room) {
+                Ok(Some(chunk)) => {
+                    half.allowance -= chunk.bytes.len();
+                    turn.read += chunk.bytes.len();
+                    turn.items.push(Item::Data(id, chunk.bytes));
+                }
+                Ok(None) => {
+                    turn.items.push(Item::Finished(id));
+                    break;
+                }
+                Err(quinn_proto::ReadError::Reset(_)) => {
+                    turn.items.push(Item::Reset(id));
+                    break;
+                }
+                Err(quinn_proto::ReadError::Blocked) => break,
+            }
+        }
+        // That a window update is to be sent is found when packets are made.
+        let _ = chunks.finalize();
+    }
+
+    /// Resets streams whose last bytes have had time to leave.
+    fn reset_drained(&mut self, now: Instant) {
+        let mut index = 0;
+        while index < self.draining.len() {
+            let (id, due, code) = self.draining[index];
+            if due > now {
+                index += 1;
+                continue;
+            }
+            self.draining.swap_remove(index);
+            self.reset_wire(id, code);
+        }
+    }
+
+    /// Whether so much waits for the stream that no more is taken.
+    pub(super) fn queue_is_full(&self, index: usize, more: usize) -> bool {
+        self.streams[index].queue.len() + more > QUEUE_MAX
+    }
+}
