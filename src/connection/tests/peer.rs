@@ -24,7 +24,6 @@ use tokio::{
 };
 
 use super::ear::{Ear, Heard};
-use crate::config::Transport;
 use crate::{
     clock,
     config::{AccessLists, Config, Transport},
