@@ -6,7 +6,9 @@
 
 mod access;
 mod addresses;
+mod certificates;
 pub mod cli;
+mod descriptors;
 mod hosted;
 mod housekeeping;
 mod interfaces;

@@ -29,6 +29,7 @@ use ipnet::IpNet;
 use multiaddr::Multiaddr;
 
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 
 pub use host::Host;
 pub use listen_address::{FORMS, ListenAddress, Transport};
@@ -42,12 +43,17 @@ schema::sections! {
     /// Where peers reach us.
     listen: ListenConfig {
         /// Addresses to listen on, each "/ip4/…/tcp/PORT" or
-        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…".
-        /// Port 0 takes a free port, which the start banner names.
+        /// "/ip4/…/udp/PORT/quic-v1", or the same with "/ip6/…". Behind a TCP
+        /// port "/ws" is WebSocket and "/tls/ws" secure WebSocket, which needs a
+        /// certificate (see tls); all of TCP may share a port. Port 0 takes a
+        /// free port, which the start banner names.
         addresses: Vec<Multiaddr> = default_listen_addresses(),
         /// Stream multiplexers to offer, the preferred one first. One that is
         /// left out is switched off.
         muxers: Vec<Muxer> = Muxer::ALL.to_vec(),
+        /// What may secure a connection over TCP. One that is left out is
+        /// switched off; which one it is, the peer chooses.
+        security: Vec<Security> = Security::ALL.to_vec(),
         /// Ranges of the reverse proxies that forward connections to us with the
         /// PROXY protocol, version 1 or 2. A connection from there has to begin
         /// with its header, and counts for the address in it: for limits, rules
@@ -60,6 +66,18 @@ schema::sections! {
         /// File with the key, as go-libp2p writes it (swarm.key). Applies to TCP
         /// and WebSocket; QUIC cannot have it. Empty: no private network.
         key_file: PathBuf = PathBuf::new(),
+    }
+
+    /// Certificates for listen addresses with /tls/ws, from an authority that
+    /// browsers trust. Read again when they change and at SIGHUP, without ending
+    /// a connection; one that cannot be served leaves the one before it serving.
+    tls: TlsConfig {
+        /// Files with a certificate each, in PEM, what vouches for it behind it.
+        /// Of several a client is shown the one for the name that it asks for.
+        certificate_files: Vec<PathBuf> = Vec::new(),
+        /// Files with their private keys, in PEM and in the same order: ECDSA,
+        /// RSA or Ed25519.
+        key_files: Vec<PathBuf> = Vec::new(),
     }
 
     /// What we tell peers about where to reach us.
@@ -436,6 +454,7 @@ mod tests {
         let loaded = flags(&[
             "listen.addresses=/ip4/127.0.0.1/tcp/0,/ip6/::1/tcp/0",
             "listen.muxers=[\"mplex\"]",
+            "listen.security=[\"tls\"]",
             "announce.addresses=/dns4/relay.example.org/tcp/4001",
             "state.directory=/var/lib/a \"quoted\" place",
             "relay.circuit_duration_max=0",
@@ -451,6 +470,7 @@ mod tests {
         assert_eq!(loaded.config.relay.circuit_bytes_max, None);
         assert_eq!(loaded.config.admin.address, None);
         assert_eq!(loaded.config.listen.muxers, [Muxer::Mplex]);
+        assert_eq!(loaded.config.listen.security, [Security::Tls]);
         let denied = [PEER, "192.0.2.0/24", "2001:db8::1"].map(|text| text.parse().unwrap());
         assert_eq!(loaded.config.access.deny, denied);
 
@@ -511,6 +531,7 @@ mod tests {
             "connections.rate_per_ip=inf",
             "listen.addresses=0.0.0.0:4001",
             "listen.muxers=yamux,smux",
+            "listen.security=secio",
             "admin.address=localhost:9464",
             "log.format=xml",
         ] {

@@ -15,4 +15,7 @@ pub mod muxer;
 pub mod negotiate;
 pub mod private_network;
 pub mod record;
+pub mod security;
+pub mod tls;
 pub mod token_bucket;
+pub mod websocket;

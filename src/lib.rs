@@ -5,7 +5,7 @@
 //! ```text
 //! listener → upgrade → connection → service → state
 //!                                ↘ wire, engine (pure)
-//!                                  metrics, clock, config, identity, store (leaves)
+//!                                  metrics, clock, config, identity, certificates, store (leaves)
 //! ```
 //!
 //! On top of it: [`app`] turns a configuration into a running server, [`admin`]
@@ -14,6 +14,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod connection;

@@ -8,12 +8,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::{FORMS, ListenAddress, Transport};
+use crate::upgrade::Entrances;
 
 use self::inherited::Claim;
+use self::ports::ports;
 
 pub use self::accept::{AcceptEvent, Accepted, Admission, accept_loop};
 pub use self::inherited::Inherited;
@@ -23,6 +25,7 @@ mod accept;
 mod inherited;
 pub mod memory;
 pub mod options;
+mod ports;
 pub mod quic;
 mod udp;
 
@@ -48,6 +51,7 @@ pub struct Listeners {
 pub struct WorkerSocket {
     source: Source,
     local: SocketAddr,
+    entrances: Entrances,
 }
 
 /// Where a worker's connections come from.
@@ -96,11 +100,14 @@ pub enum BindFailure {
     Other(io::Error),
 }
 
-/// The sockets of one listen address: one for each worker.
+/// The sockets of one port: one for each worker.
 #[derive(Debug)]
 struct Endpoint {
     local: SocketAddr,
     sockets: Vec<TcpListener>,
+    /// The listen addresses that share it.
+    spoken: Vec<ListenAddress>,
+    entrances: Entrances,
 }
 
 impl Listeners {
@@ -128,31 +135,36 @@ impl Listeners {
     ) -> Result<Self, ListenError> {
         let workers = workers.max(1);
         let mut wanted = Vec::with_capacity(addresses.len());
-        let mut endpoints = Vec::new();
-        for address in addresses {
-            if UdpListeners::takes(address) {
-                continue;
-            }
-            let requested = socket_address(address)?;
-            match inherited.claim(requested) {
-                Claim::Nothing => wanted.push((address, requested)),
-                Claim::Covered => {}
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for port in ports(addresses)? {
+            match inherited.claim(port.requested) {
+                Claim::Nothing => wanted.push(port),
+                Claim::Covered => {
+                    let covering = endpoints
+                        .iter_mut()
+                        .find(|endpoint| endpoint.local.port() == port.requested.port());
+                    if let Some(endpoint) = covering {
+                        endpoint.open_to(&port.spoken);
+                    }
+                }
                 Claim::Socket(socket) => endpoints.push(
-                    Endpoint::share(socket, workers).map_err(|error| bind_error(address, error))?,
+                    Endpoint::share(socket, workers)
+                        .map(|endpoint| endpoint.speaking(port.spoken))
+                        .map_err(|error| bind_error(port.address, error))?,
                 ),
             }
         }
-        for (address, requested) in &wanted {
-            ensure_free(*requested).map_err(|error| bind_error(address, error))?;
+        for port in &wanted {
+            ensure_free(port.requested).map_err(|error| bind_error(port.address, error))?;
         }
         let mut unavailable = Vec::new();
-        for (address, requested) in &wanted {
-            match Endpoint::bind(*requested, workers) {
-                Ok(endpoint) => endpoints.push(endpoint),
+        for port in wanted {
+            match Endpoint::bind(port.requested, workers) {
+                Ok(endpoint) => endpoints.push(endpoint.speaking(port.spoken)),
                 Err(failure) => {
                     let dispensable = matches!(failure, BindFailure::NoFamily(_))
-                        && requested.ip().is_unspecified();
-                    let error = bind_error(address, failure);
+                        && port.requested.ip().is_unspecified();
+                    let error = bind_error(port.address, failure);
                     if !dispensable {
                         return Err(error);
                     }
@@ -176,9 +188,10 @@ impl Listeners {
     /// The addresses that are listened on, with their real ports, in the order
     /// they were opened.
     pub fn addresses(&self) -> impl Iterator<Item = Multiaddr> {
-        self.endpoints
-            .iter()
-            .map(|endpoint| multiaddr(endpoint.local))
+        self.endpoints.iter().flat_map(|endpoint| {
+            let spoken = endpoint.spoken.iter();
+            spoken.map(|address| address.at(endpoint.local))
+        })
     }
 
     /// Addresses that were passed over, for a warning to the operator.
@@ -201,10 +214,14 @@ impl Listeners {
         let mut by_worker: Vec<Vec<WorkerSocket>> = Vec::new();
         by_worker.resize_with(self.workers, Vec::new);
         for endpoint in self.endpoints {
-            let local = endpoint.local;
+            let (local, entrances) = (endpoint.local, endpoint.entrances);
             for (worker, socket) in by_worker.iter_mut().zip(endpoint.sockets) {
                 let source = Source::Tcp(socket);
-                worker.push(WorkerSocket { source, local });
+                worker.push(WorkerSocket {
+                    source,
+                    local,
+                    entrances,
+                });
             }
         }
         by_worker
@@ -217,9 +234,41 @@ impl WorkerSocket {
     pub fn local(&self) -> SocketAddr {
         self.local
     }
+
+    /// What may be spoken on what it accepts.
+    #[must_use]
+    pub fn entrances(&self) -> Entrances {
+        self.entrances
+    }
 }
 
 impl Endpoint {
+    fn new(local: SocketAddr, sockets: Vec<TcpListener>) -> Self {
+        Self {
+            local,
+            sockets,
+            spoken: Vec::new(),
+            entrances: Entrances::default(),
+        }
+    }
+
+    fn speaking(mut self, spoken: Vec<ListenAddress>) -> Self {
+        self.open_to(&spoken);
+        self.spoken = spoken;
+        self
+    }
+
+    fn open_to(&mut self, spoken: &[ListenAddress]) {
+        for address in spoken {
+            match address.transport {
+                Transport::Tcp => self.entrances.plain = true,
+                Transport::Ws => self.entrances.web_socket = true,
+                Transport::Wss => self.entrances.secure = true,
+                Transport::Quic => {}
+            }
+        }
+    }
+
     fn bind(requested: SocketAddr, workers: usize) -> Result<Self, BindFailure> {
         let first = listen(requested, Sharing::Workers)?;
         let local = first.local_addr().map_err(BindFailure::Other)?;
@@ -227,7 +276,7 @@ impl Endpoint {
         while sockets.len() < workers {
             sockets.push(listen(local, Sharing::Workers)?);
         }
-        Ok(Self { local, sockets })
+        Ok(Self::new(local, sockets))
     }
 
     fn share(socket: TcpListener, workers: usize) -> Result<Self, BindFailure> {
@@ -243,7 +292,7 @@ impl Endpoint {
         };
         let (local, mut sockets) = prepare().map_err(BindFailure::Other)?;
         sockets.push(socket);
-        Ok(Self { local, sockets })
+        Ok(Self::new(local, sockets))
     }
 }
 
@@ -321,21 +370,6 @@ fn bind_error(address: &Multiaddr, reason: BindFailure) -> ListenError {
         address: address.clone(),
         reason,
     }
-}
-
-fn socket_address(address: &Multiaddr) -> Result<SocketAddr, ListenError> {
-    ListenAddress::of(address)
-        .filter(|wanted| wanted.transport == Transport::Tcp)
-        .map(|wanted| wanted.socket)
-        .ok_or_else(|| ListenError::Unsupported {
-            address: address.clone(),
-        })
-}
-
-fn multiaddr(local: SocketAddr) -> Multiaddr {
-    Multiaddr::empty()
-        .with(local.ip().into())
-        .with(Protocol::Tcp(local.port()))
 }
 
 #[cfg(test)]

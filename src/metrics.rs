@@ -8,6 +8,7 @@
 
 mod access;
 mod allocator;
+mod certificates;
 mod circuits;
 mod connections;
 mod declare;
@@ -37,6 +38,7 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{Registry, TextEncoder};
 
 pub use access::AccessMetrics;
+pub use certificates::CertificateMetrics;
 pub use circuits::{CircuitGuard, CircuitMetrics};
 pub use connections::{ConnectionGuard, ConnectionMetrics};
 pub use declare::Counters;
@@ -83,6 +85,7 @@ pub struct Metrics {
     pub quic: Arc<QuicMetrics>,
     pub store: Arc<StoreMetrics>,
     pub access: Arc<AccessMetrics>,
+    pub certificates: Arc<CertificateMetrics>,
     registry: Registry,
     declared: Vec<Declared>,
     refresh: OnceLock<Refresh>,
@@ -117,6 +120,7 @@ impl Metrics {
         let quic = Arc::new(QuicMetrics::new(&mut declare));
         let store = Arc::new(StoreMetrics::new(&mut declare));
         let access = Arc::new(AccessMetrics::new(&mut declare));
+        let certificates = Arc::new(CertificateMetrics::new(&mut declare));
         let (registry, declared) = declare.finish();
         Arc::new(Self {
             listener,
@@ -135,6 +139,7 @@ impl Metrics {
             quic,
             store,
             access,
+            certificates,
             registry,
             declared,
             refresh: OnceLock::new(),

@@ -18,6 +18,7 @@ use libp2p_identity::PeerId;
 use crate::clock;
 use crate::engine::{
     demux::DemuxError, muxer::Muxer, negotiate::NegotiateError, record::RecordError,
+    security::Security,
 };
 use crate::identity::Identity;
 use crate::upgrade::{self, ContextError, UpgradeContext, UpgradeError};
@@ -39,6 +40,8 @@ pub struct Request {
     pub target: Target,
     /// Muxers to offer, the preferred one first.
     pub muxers: Vec<Muxer>,
+    /// What to propose for securing the connection.
+    pub security: Security,
     /// Deadline over everything.
     pub timeout: Duration,
     /// Whether to ask for a reservation.
@@ -138,8 +141,8 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
     let socket = target::connect(&request.target, &deadline).await?;
     let remote = socket.peer_addr().map_err(ProbeError::Io)?;
 
-    let mut context =
-        UpgradeContext::new(&identity, &request.muxers).map_err(ProbeError::Context)?;
+    let mut context = UpgradeContext::offering(&identity, &[request.security], &request.muxers)
+        .map_err(ProbeError::Context)?;
     context.timeout = request.timeout;
     let begun = clock::now();
     let upgrade = upgrade::dial(socket, &context);
@@ -158,10 +161,12 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
     report.add("address", remote);
     report.add("peer id", peer_id);
     let muxer = upgraded.muxer.name();
-    let when = if upgraded.early_muxer {
-        "early"
-    } else {
-        "after noise"
+    let security = upgraded.security.name();
+    report.add("security", security);
+    let when = match (upgraded.early_muxer, upgraded.security) {
+        (true, _) => "early",
+        (false, Security::Noise) => "after noise",
+        (false, Security::Tls) => "after tls",
     };
     report.add("muxer", format_args!("{muxer}, negotiated {when}"));
     report.add_time("handshake", took);

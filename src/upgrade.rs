@@ -1,35 +1,41 @@
 //! From an accepted or dialled socket to an authenticated, muxed connection:
 //! what comes in front of the handshake, and the handshake, under one deadline.
 //!
-//! In front may stand, in this order: what a proxy says of whom it forwards
-//! and the nonces of a private network (`private_network.rs`),
-//! which adds a layer to the socket's carrier. A pending upgrade owns its
-//! socket, a timer and what the engine holds (one incomplete frame); the buffer
+//! In front may stand, in this order: what a proxy says of whom it forwards,
+//! the outer TLS of secure WebSocket (`secure.rs`), the HTTP exchange of
+//! WebSocket (`websocket.rs`) and the nonces of a private network
+//! (`private_network.rs`); the last three add a layer each to the socket's
+//! carrier. A pending upgrade owns its socket, a timer and what the engine holds (one incomplete frame); the buffer
 //! it reads into belongs to the thread and is borrowed for one pass. Admission,
 //! socket options and what runs on the connection are left to others.
 
 mod drive;
+mod entrance;
+mod error;
 mod private_network;
+mod secure;
+mod websocket;
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use self::drive::Line;
+pub use self::entrance::{Entrance, Entrances};
+pub use self::error::UpgradeError;
 use crate::clock;
-use crate::connection::carrier::layer::LayerError;
-use crate::connection::carrier::{CarrierError, Layers, Socket};
+use crate::connection::carrier::{Layers, Socket};
 use crate::engine::demux::Side;
-use crate::engine::handshake::{
-    Established, Handshake, HandshakeError, KeyError, Local, StaticKey,
-};
+use crate::engine::handshake::{Established, Handshake, KeyError, Local, StaticKey, TlsLocal};
 use crate::engine::muxer::Muxer;
 use crate::engine::private_network::PrivateKey;
 use crate::engine::record::{OpenKey, SealKey};
+use crate::engine::security::Security;
+use crate::identity::certificate::CertificateFault;
 use crate::identity::{Identity, SigningError};
 use crate::wire::DecodeError;
 use crate::wire::proxy::{self, Source};
@@ -37,28 +43,52 @@ use crate::wire::proxy::{self, Source};
 /// Time for a whole upgrade, as go's accept path has it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What all upgrades of this process share: one static key, signed once.
+/// What all upgrades of this process share: one static key and one certificate,
+/// each signed once.
 pub struct UpgradeContext {
     local: Local,
     /// Deadline over the whole upgrade, counted from its start.
     pub timeout: Duration,
     /// The key of the private network that all peers have to be in.
     pub private: Option<PrivateKey>,
+    /// The operator's certificates, for [`Entrance::Secure`].
+    pub secure: Option<ServerConfig>,
 }
 
 impl UpgradeContext {
-    /// Makes the static key and has `identity` sign it. `muxers` are offered
-    /// in this order; the deadline is [`DEFAULT_TIMEOUT`].
+    /// Offers every security protocol there is, and `muxers` in this order; the
+    /// deadline is [`DEFAULT_TIMEOUT`].
     ///
     /// # Errors
     /// [`ContextError`] if no key can be made or signed.
     pub fn new(identity: &Identity, muxers: &[Muxer]) -> Result<Self, ContextError> {
+        Self::offering(identity, &Security::ALL, muxers)
+    }
+
+    /// Makes the keys and has `identity` sign them. `security` and `muxers` are
+    /// offered in this order; a dialer proposes the first security protocol and
+    /// no other.
+    ///
+    /// # Errors
+    /// [`ContextError`] if no key can be made or signed.
+    pub fn offering(
+        identity: &Identity,
+        security: &[Security],
+        muxers: &[Muxer],
+    ) -> Result<Self, ContextError> {
         let key = StaticKey::generate()?;
         let signature = identity.sign(&key.signed_bytes())?;
+        let certificate = identity.certificate()?;
+        let tls = TlsLocal {
+            server: certificate.server(&[]),
+            client: certificate.client(&[]),
+        };
+        let local = Local::new(key, identity.public_key_protobuf(), &signature, muxers);
         Ok(Self {
-            local: Local::new(key, identity.public_key_protobuf(), &signature, muxers),
+            local: local.with_tls(tls, security),
             timeout: DEFAULT_TIMEOUT,
             private: None,
+            secure: None,
         })
     }
 }
@@ -72,6 +102,9 @@ pub enum ContextError {
     /// No signature over it.
     #[error("the identity cannot sign the noise key: {0}")]
     Sign(#[from] SigningError),
+    /// No certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFault),
 }
 
 /// A connection that is up: its peer is known and its records are sealed.
@@ -80,13 +113,17 @@ pub struct Upgraded<S = Socket> {
     pub socket: S,
     /// What lies between it and the records.
     pub layers: Layers,
+    /// Which way it came in.
+    pub entrance: Entrance,
     /// Who the peer is.
     pub peer_id: PeerId,
     /// The key it proved to hold.
     pub public_key: PublicKey,
+    /// What secures it.
+    pub security: Security,
     /// The muxer to run.
     pub muxer: Muxer,
-    /// Whether the Noise payloads settled the muxer, without a round trip.
+    /// Whether the handshake itself settled the muxer, without a round trip.
     pub early_muxer: bool,
     /// Seals what we send next.
     pub seal: SealKey,
@@ -97,85 +134,6 @@ pub struct Upgraded<S = Socket> {
     pub ciphertext: Vec<u8>,
     /// Opened bytes behind the muxer's token. The first of the muxer.
     pub plaintext: Vec<u8>,
-}
-
-/// Why an upgrade failed.
-#[derive(Debug, thiserror::Error)]
-pub enum UpgradeError {
-    /// The deadline passed.
-    #[error("upgrade took longer than {0:?}")]
-    Timeout(Duration),
-    /// The peer left.
-    #[error("connection closed during the upgrade")]
-    Eof,
-    /// The socket failed.
-    #[error("upgrade: {0}")]
-    Io(#[from] io::Error),
-    /// No header of a proxy came where one has to.
-    #[error(transparent)]
-    Proxy(DecodeError),
-    /// The peer broke the rules of what lies under the handshake.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// The peer has us answer and does not read.
-    #[error("the peer does not read")]
-    Unread,
-    /// The peer said what it may not.
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
-}
-
-impl UpgradeError {
-    /// Every value of [`label`](Self::label), for a metric that resolves its
-    /// label sets at start.
-    pub const LABELS: [&'static str; 12] = [
-        "timeout",
-        "eof",
-        "io",
-        "proxy",
-        "private_network",
-        "unread",
-        "multistream",
-        "noise",
-        "identity",
-        "signature",
-        "record",
-        "muxer",
-    ];
-
-    /// The cause in one word, for a metric.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Timeout(_) => "timeout",
-            Self::Eof => "eof",
-            Self::Io(_) => "io",
-            Self::Proxy(_) => "proxy",
-            Self::Layer(error) => error.label(),
-            Self::Unread => "unread",
-            Self::Handshake(error) => match error {
-                HandshakeError::Security(_) => "multistream",
-                HandshakeError::MessageTooLarge(_)
-                | HandshakeError::Noise(_)
-                | HandshakeError::Payload(_)
-                | HandshakeError::Over => "noise",
-                HandshakeError::IdentityKey => "identity",
-                HandshakeError::Signature => "signature",
-                HandshakeError::Record(_) => "record",
-                HandshakeError::Muxer(_) => "muxer",
-            },
-        }
-    }
-}
-
-impl From<CarrierError> for UpgradeError {
-    fn from(error: CarrierError) -> Self {
-        match error {
-            CarrierError::Io(error) => Self::Io(error),
-            CarrierError::Layer(error) => Self::Layer(error),
-            CarrierError::Unread => Self::Unread,
-        }
-    }
 }
 
 /// A socket that a peer opened to us, on its way to a connection.
@@ -223,15 +181,35 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Incoming<'a, S> {
         timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
     }
 
-    /// Goes through the other steps.
+    /// Goes through the other steps. `entrances` are the ways in that its port
+    /// has.
     ///
     /// # Errors
     /// [`UpgradeError`].
-    pub async fn upgrade(self) -> Result<Upgraded<S>, UpgradeError> {
-        let handshake = Handshake::responder(&self.context.local);
-        let steps = steps(self.line, self.context, Side::Listener, handshake, &[]);
-        let timed = timeout_at(self.deadline.into(), steps).await;
-        timed.map_err(|_| UpgradeError::Timeout(self.context.timeout))?
+    pub async fn upgrade(self, entrances: Entrances) -> Result<Upgraded<S>, UpgradeError> {
+        let Self {
+            context,
+            mut line,
+            deadline,
+        } = self;
+        let steps = async {
+            let entrance = entrance::tell(&mut line, entrances).await?;
+            match entrance {
+                Entrance::Plain => {}
+                Entrance::WebSocket => websocket::accept(&mut line).await?,
+                Entrance::Secure => {
+                    let config = context.secure.clone().ok_or(UpgradeError::NoCertificate)?;
+                    secure::accept(&mut line, config).await?;
+                    websocket::accept(&mut line).await?;
+                }
+            }
+            let handshake = Handshake::responder(&context.local);
+            let mut upgraded = steps(line, context, Side::Listener, handshake, &[]).await?;
+            upgraded.entrance = entrance;
+            Ok(upgraded)
+        };
+        let timed = timeout_at(deadline.into(), steps).await;
+        timed.map_err(|_| UpgradeError::Timeout(context.timeout))?
     }
 
     /// The socket, for who does not want it any more.
@@ -251,6 +229,40 @@ pub async fn dial(
     context: &UpgradeContext,
 ) -> Result<Upgraded<TcpStream>, UpgradeError> {
     dial_on(socket, context).await
+}
+
+/// As [`dial`], to a server that takes WebSocket at `host`, as it stands in a
+/// URL.
+///
+/// # Errors
+/// [`UpgradeError`]; the socket is closed.
+pub async fn dial_web(
+    socket: TcpStream,
+    host: &str,
+    context: &UpgradeContext,
+) -> Result<Upgraded<TcpStream>, UpgradeError> {
+    dial_web_on(socket, host, context).await
+}
+
+async fn dial_web_on<S>(
+    socket: S,
+    host: &str,
+    context: &UpgradeContext,
+) -> Result<Upgraded<S>, UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut opening = Vec::new();
+    let handshake = Handshake::initiator(&context.local, &mut opening)?;
+    let mut line = Line::new(socket);
+    let steps = async {
+        websocket::connect(&mut line, host).await?;
+        let mut upgraded = steps(line, context, Side::Dialer, handshake, &opening).await?;
+        upgraded.entrance = Entrance::WebSocket;
+        Ok(upgraded)
+    };
+    let timed = tokio::time::timeout(context.timeout, steps).await;
+    timed.map_err(|_| UpgradeError::Timeout(context.timeout))?
 }
 
 async fn dial_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
@@ -289,6 +301,7 @@ impl<S> Upgraded<S> {
         let Established {
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,
@@ -299,8 +312,10 @@ impl<S> Upgraded<S> {
         Self {
             socket,
             layers,
+            entrance: Entrance::Plain,
             peer_id,
             public_key,
+            security,
             muxer,
             early_muxer,
             seal,

@@ -15,7 +15,9 @@ pub mod noise;
 pub mod protobuf;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 pub mod varint;
+pub mod websocket;
 pub mod yamux;
 
 /// What stood at the front of a slice instead of a value.

@@ -588,3 +588,52 @@ fn the_environment_can_forbid_to_start_outside_of_a_private_network() {
         ]
     );
 }
+
+#[test]
+fn a_certificate_that_cannot_be_served_is_refused_in_one_line() {
+    let host = Host::new();
+    let directory = host.directory.path();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["relay.example".to_owned()]).unwrap();
+    let issue = |params: &rcgen::CertificateParams| {
+        let certificate = params.clone().self_signed(&key);
+        certificate.unwrap().pem()
+    };
+    let (chain, key_file) = (directory.join("chain.pem"), directory.join("key.pem"));
+    fs::write(&chain, issue(&params)).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    let settings = [
+        "listen.addresses=/ip4/127.0.0.1/tcp/0/tls/ws".to_owned(),
+        format!("tls.certificate_files={}", chain.display()),
+        format!("tls.key_files={}", key_file.display()),
+    ];
+    let set: Vec<&str> = settings
+        .iter()
+        .flat_map(|setting| ["--set", setting])
+        .collect();
+    stdout(&host.run(&[&["check-config"], &set[..]].concat()));
+
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    fs::write(&chain, issue(&params)).unwrap();
+    for command in [&["check-config"][..], &[]] {
+        let lines = refusal(&host.run(&[command, &set].concat()));
+        let begin = format!(
+            "tls.certificate_files = [\"{}\"] from flag",
+            chain.display()
+        );
+        assert!(lines[0].starts_with(&begin), "{lines:?}");
+        assert!(lines[0].contains("expired on Jan  1"), "{lines:?}");
+        assert_eq!(lines.len(), 1);
+    }
+    params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+    fs::write(&chain, issue(&params)).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
+    fs::write(&key_file, other.serialize_pem()).unwrap();
+    let lines = refusal(&host.run(&set));
+    assert!(lines[0].starts_with("tls.key_files = "), "{lines:?}");
+    assert!(
+        lines[0].contains("does not match the certificate"),
+        "{lines:?}"
+    );
+    assert!(!host.state().exists());
+}

@@ -25,13 +25,14 @@ const HEADER_MIN: usize = 2;
 const FLOW: [&str; 5] = ["listener", "upgrade", "connection", "service", "state"];
 
 /// The modules that everybody may call, each with the ones it may call.
-const LEAVES: [(&str, &[&str]); 7] = [
+const LEAVES: [(&str, &[&str]); 8] = [
     ("wire", &[]),
     ("engine", &["wire"]),
     ("clock", &[]),
     ("metrics", &["clock"]),
     ("config", &["engine"]),
     ("identity", &["wire"]),
+    ("certificates", &[]),
     ("store", &["metrics", "clock"]),
 ];
 
@@ -61,6 +62,7 @@ const TOP: [(&str, &[&str]); 3] = [
             "metrics",
             "config",
             "identity",
+            "certificates",
             "store",
         ],
     ),

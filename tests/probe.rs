@@ -179,6 +179,20 @@ fn a_server_is_described_over_either_muxer() {
 }
 
 #[test]
+fn a_server_is_described_over_tls() {
+    let server = Server::start(&[]);
+    for muxer in ["yamux", "mplex"] {
+        let text = answered(&[&server.address, "--security", "tls", "--muxer", muxer]);
+        assert_eq!(one(&text, "peer id"), server.peer_id);
+        assert_eq!(one(&text, "security"), "tls");
+        assert_eq!(one(&text, "muxer"), format!("{muxer}, negotiated early"));
+    }
+    let noise_only = Server::start(&[r#"listen.security=["noise"]"#]);
+    let (_, wrong) = failed(&[noise_only.bare_address(), "--security", "tls"]);
+    assert!(wrong.starts_with("handshake: "), "{wrong}");
+}
+
+#[test]
 fn both_muxers_are_offered_and_a_name_is_resolved() {
     let server = Server::start(&[r#"listen.muxers=["mplex"]"#]);
     let named = server.address.replace("/ip4/127.0.0.1", "/dns4/localhost");

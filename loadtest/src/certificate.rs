@@ -23,7 +23,7 @@ const KEY: &str = "key.pem";
 
 /// Serves every server started here.
 static OWN: OnceLock<CertifiedKey> = OnceLock::new();
-/// With what secure WebSocket is dialled.
+/// With what secure WebSocket is dialled once somebody of our own is trusted.
 static CLIENT: OnceLock<tls::Config> = OnceLock::new();
 
 /// Where a server finds its certificate and key.
@@ -106,7 +106,7 @@ fn trust_only(certificate: Vec<u8>) -> anyhow::Result<()> {
 /// With what a server on secure WebSocket is dialled: whom `trust` names, and whoever
 /// the public authorities vouch for.
 pub(crate) fn client() -> tls::Config {
-    CLIENT.get_or_init(tls::Config::client).clone()
+    CLIENT.get().cloned().unwrap_or_else(tls::Config::client)
 }
 
 #[cfg(test)]

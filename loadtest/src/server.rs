@@ -74,8 +74,8 @@ impl Kind {
             format!("listen.addresses={addresses:?}"),
         ];
         let files = listen.if_secure([
-            format!("tls.certificate_file={}", files.certificate.display()),
-            format!("tls.key_file={}", files.key.display()),
+            format!("tls.certificate_files=[{:?}]", files.certificate),
+            format!("tls.key_files=[{:?}]", files.key),
         ]);
         let settings = own.iter().chain(&files).chain(settings);
         let settings = settings.map(|setting| format!("--set={setting}"));

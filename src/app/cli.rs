@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::units::parse_duration;
 use crate::config::{Config, ConfigError, Environment, Loaded, Sources};
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 use crate::identity::{Identity, IdentityError, KeyFile, KeyType, NewKey};
 use crate::probe::{self, Report, Request, Target};
 use crate::state::access::Verdict;
@@ -101,6 +102,9 @@ struct Probe {
     /// Offer this muxer only, in place of both.
     #[arg(long, value_enum)]
     muxer: Option<MuxerName>,
+    /// What to secure the connection with.
+    #[arg(long, value_enum, default_value = "noise")]
+    security: SecurityName,
     /// Time for all of it.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
@@ -113,6 +117,12 @@ struct Probe {
 enum MuxerName {
     Yamux,
     Mplex,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SecurityName {
+    Noise,
+    Tls,
 }
 
 #[derive(Debug, Subcommand)]
@@ -286,6 +296,10 @@ impl Probe {
                 Some(MuxerName::Yamux) => vec![Muxer::Yamux],
                 Some(MuxerName::Mplex) => vec![Muxer::Mplex],
             },
+            security: match self.security {
+                SecurityName::Noise => Security::Noise,
+                SecurityName::Tls => Security::Tls,
+            },
             timeout: self.timeout,
             reserve: self.reserve,
         };
@@ -323,6 +337,7 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<()> {
         Err(error) => return Err(key_file_fault(loaded, &error).into()),
     };
     super::server::open_asn_database(loaded)?;
+    super::certificates::open(loaded)?;
     let network = match loaded.private_network()? {
         Some(key) => format!("# private network: {}\n", key.fingerprint()),
         None => String::new(),

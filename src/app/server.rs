@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminServer, AdminState, Health, Phase},
+    certificates::Certificates,
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
     connection::Context,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 use super::{
-    access, addresses, housekeeping,
+    access, addresses, certificates, descriptors, housekeeping,
     observe::observe,
     peers, quic,
     shutdown::{self, Signals},
@@ -46,6 +47,7 @@ pub(super) struct Files {
     pub(super) token: Option<String>,
     pub(super) systems: Option<AsnDatabase>,
     pub(super) private_network: Option<PrivateKey>,
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 impl Files {
@@ -59,6 +61,7 @@ impl Files {
             token: loaded.admin_token()?,
             systems: open_asn_database(loaded)?,
             private_network: loaded.private_network()?,
+            certificates: certificates::open(loaded)?,
         })
     }
 }
@@ -76,6 +79,7 @@ pub(super) struct Server {
     /// Sockets of a worker that runs on this thread.
     hosted: Vec<WorkerSocket>,
     store: Arc<Store>,
+    certificates: Option<Arc<Certificates>>,
     write_interval: Duration,
     drain_timeout: Duration,
     /// Bytes.
@@ -94,7 +98,7 @@ impl Server {
         files: Files,
     ) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        raise_descriptor_limit();
+        descriptors::raise_limit();
         for note in loaded.notes() {
             tracing::warn!("{note}");
         }
@@ -166,8 +170,10 @@ impl Server {
             config, &identity, &addresses, access, &buffers, &metrics, &store,
         );
         let limits = Limits::with_systems(&config.connections, files.systems);
+        let (private, certificates) = (files.private_network, files.certificates);
+        let upgrade = upgrade_context(config, &identity, private, certificates.as_ref())?;
         let shared = worker::Shared {
-            upgrade: Arc::new(upgrade_context(config, &identity, files.private_network)?),
+            upgrade: Arc::new(upgrade),
             admission: Arc::new(Admission {
                 limits: Arc::clone(&limits),
                 access: Arc::clone(&context.relay.access),
@@ -192,6 +198,7 @@ impl Server {
             workers: Vec::new(),
             hosted: Vec::new(),
             store,
+            certificates,
             write_interval: config.peerstore.write_interval,
             drain_timeout: config.shutdown.drain_timeout,
             memory_max: config.memory.max,
@@ -234,6 +241,8 @@ impl Server {
         background(&supervisor, "trimmer", &until, trimming);
         let telling = addresses::keep(Arc::clone(&self.shared.context), self.told);
         background(&supervisor, "addresses", &until, telling);
+        let tending = certificates::tend(self.certificates, &self.shared, signals.take_hangup());
+        background(&supervisor, "certificates", &until, tending);
         let context = Arc::clone(&self.shared.context);
         let writing = peers::write_behind(context, self.store, self.write_interval, until.clone());
         supervisor.spawn("peers", writing);
@@ -343,11 +352,14 @@ fn upgrade_context(
     config: &Config,
     identity: &Identity,
     private: Option<PrivateKey>,
+    certificates: Option<&Arc<Certificates>>,
 ) -> anyhow::Result<UpgradeContext> {
-    let mut context = UpgradeContext::new(identity, &config.listen.muxers)
+    let listen = &config.listen;
+    let mut context = UpgradeContext::offering(identity, &listen.security, &listen.muxers)
         .context("cannot prepare the handshake")?;
     context.timeout = config.connections.upgrade_timeout;
     context.private = private;
+    context.secure = certificates.map(|certificates| certificates.server_config());
     Ok(context)
 }
 
@@ -382,19 +394,5 @@ fn warn_about(listeners: &Listeners, udp: &UdpListeners) {
     }
     for address in listeners.unused() {
         tracing::warn!(%address, "a socket of the service manager is not in listen.addresses and stays unused");
-    }
-}
-
-/// Each connection takes a descriptor; the usual soft limit is 1024. Whether the
-/// hard one is enough is told by the configuration.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if setrlimit(Resource::Nofile, raised).is_err() {
-        tracing::warn!("cannot raise the limit on open descriptors");
     }
 }

@@ -28,23 +28,33 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What has a server stop.
 pub(super) enum Signals {
-    /// SIGTERM and SIGINT.
+    /// SIGTERM and SIGINT; SIGHUP, which stops nothing, for who takes it.
     System {
         terminate: Signal,
         interrupt: Signal,
+        hangup: Option<Signal>,
     },
     /// Whoever runs the server in its own process.
     Asked(mpsc::Receiver<()>),
 }
 
 impl Signals {
-    /// Takes both signals over from the system's default.
+    /// Takes the signals over from the system's default.
     pub(super) fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self::System {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: Some(listen(SignalKind::hangup())?),
         })
+    }
+
+    /// SIGHUP, once.
+    pub(super) fn take_hangup(&mut self) -> Option<Signal> {
+        match self {
+            Self::System { hangup, .. } => hangup.take(),
+            Self::Asked(_) => None,
+        }
     }
 
     /// Waits for the next.
@@ -53,6 +63,7 @@ impl Signals {
             Self::System {
                 terminate,
                 interrupt,
+                ..
             } => tokio::select! {
                 // Both are cancel-safe.
                 _ = terminate.recv() => {}

@@ -19,11 +19,11 @@ use crate::{
     admin::{HEARTBEAT_EVERY, Heartbeat},
     clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
-    engine::{demux::Side, muxer::Muxer},
+    engine::{demux::Side, muxer::Muxer, security::Security},
     listener::{AcceptEvent, Accepted, Admission, WorkerSocket, accept_loop, quic},
-    metrics::{self, ConnectionLabels, Direction, Security, SocketGuard, Transport, UpgradeTimer},
+    metrics::{self, ConnectionLabels, Direction, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
-    upgrade::{Incoming, UpgradeContext, UpgradeError, Upgraded},
+    upgrade::{Entrance, Entrances, Incoming, UpgradeContext, UpgradeError, Upgraded},
     wire::proxy::Source,
 };
 
@@ -115,7 +115,7 @@ async fn serve_quic(server: Arc<quic::Server>, index: usize, sockets: Vec<UdpSoc
 }
 
 async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
-    let local = socket.local();
+    let (local, entrances) = (socket.local(), socket.entrances());
     let observing = Arc::clone(&shared.context);
     let (admission, accepting) = (Arc::clone(&shared.admission), shared.accepting.clone());
     let on_socket = move |accepted| {
@@ -123,6 +123,7 @@ async fn accept(socket: WorkerSocket, supervisor: Supervisor, shared: Shared) {
         let timer = shared.context.metrics.upgrade.started(clock::now());
         let socket = Socket {
             accepted,
+            entrances,
             guard,
             timer,
         };
@@ -153,6 +154,8 @@ fn observe(context: &Context, event: AcceptEvent) {
 /// An admitted socket, not yet a connection.
 struct Socket {
     accepted: Accepted,
+    /// What may be spoken on it.
+    entrances: Entrances,
     guard: SocketGuard,
     timer: UpgradeTimer,
 }
@@ -175,6 +178,7 @@ impl Socket {
     async fn upgrade(self, supervisor: Supervisor, shared: Shared) {
         let Self {
             accepted,
+            entrances,
             guard,
             timer,
         } = self;
@@ -183,7 +187,7 @@ impl Socket {
             biased;
             // Nothing is owed to a socket that is not a connection yet.
             () = shared.running.cancelled() => return,
-            raised = Box::pin(raise(accepted, &shared)) => raised,
+            raised = Box::pin(raise(accepted, entrances, &shared)) => raised,
         };
         match raised {
             Ok(raised) => {
@@ -206,7 +210,11 @@ impl Socket {
     }
 }
 
-async fn raise(accepted: Accepted, shared: &Shared) -> Result<Raised, Failure> {
+async fn raise(
+    accepted: Accepted,
+    entrances: Entrances,
+    shared: &Shared,
+) -> Result<Raised, Failure> {
     let Accepted {
         socket,
         mut remote,
@@ -227,7 +235,7 @@ async fn raise(accepted: Accepted, shared: &Shared) -> Result<Raised, Failure> {
             }
         }
     }
-    let upgraded = incoming.upgrade().await;
+    let upgraded = incoming.upgrade(entrances).await;
     let upgraded = upgraded.map_err(|error| Failure::Upgrade(remote, error))?;
     Ok(Raised {
         upgraded,
@@ -266,7 +274,11 @@ fn admitted(
     match permit.authenticated(&peer, exempt) {
         Ok(permit) => {
             let guard = metrics.connections.opened(labels, clock::now());
-            let transport = config::Transport::Tcp;
+            let transport = match upgraded.entrance {
+                Entrance::Plain => config::Transport::Tcp,
+                Entrance::WebSocket => config::Transport::Ws,
+                Entrance::Secure => config::Transport::Wss,
+            };
             let remote = Remote {
                 peer,
                 address,
@@ -300,8 +312,15 @@ fn drive(mut connection: Connection, leftover: Leftover) -> impl Future<Output =
 fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
     ConnectionLabels {
         direction: Direction::Inbound,
-        transport: Transport::Tcp,
-        security: Security::Noise,
+        transport: match upgraded.entrance {
+            Entrance::Plain => Transport::Tcp,
+            Entrance::WebSocket => Transport::Ws,
+            Entrance::Secure => Transport::Wss,
+        },
+        security: match upgraded.security {
+            Security::Noise => metrics::Security::Noise,
+            Security::Tls => metrics::Security::Tls,
+        },
         muxer: match upgraded.muxer {
             Muxer::Yamux => metrics::Muxer::Yamux,
             Muxer::Mplex => metrics::Muxer::Mplex,

@@ -16,7 +16,12 @@ use crate::config::value::units::show_size;
 pub(super) use announce::addresses as announce_addresses;
 
 /// What can be spoken on a listen address.
-const SERVED: [Transport; 2] = [Transport::Tcp, Transport::Quic];
+const SERVED: [Transport; 4] = [
+    Transport::Tcp,
+    Transport::Quic,
+    Transport::Ws,
+    Transport::Wss,
+];
 
 /// Most streams one peer may have open; 64 are kept for streams we open.
 const STREAMS_MAX: usize = 448;
@@ -56,6 +61,7 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     check.ranges();
     check.bandwidth();
     check.listen();
+    check.certificates();
     check.announce();
     check.peerstore();
     check.log();
@@ -232,6 +238,7 @@ impl Check<'_> {
     fn listen(&mut self) {
         const ADDRESSES: &str = "listen.addresses";
         const MUXERS: &str = "listen.muxers";
+        const SECURITY: &str = "listen.security";
         let listen = &self.loaded.config.listen;
         if listen.addresses.is_empty() {
             self.refuse(ADDRESSES, "needs at least one address");
@@ -243,9 +250,20 @@ impl Check<'_> {
                 self.refuse(ADDRESSES, &format!("{address} is not of the form {FORMS}"));
                 continue;
             };
-            // Port 0 asks for a free port each time.
-            if wanted.socket.port() != 0 && listen.addresses[..index].contains(address) {
+            // Port 0 asks for a free port each time; /wss is another spelling.
+            let before = listen.addresses[..index]
+                .iter()
+                .filter_map(ListenAddress::of);
+            if wanted.socket.port() != 0 && before.into_iter().any(|other| other == wanted) {
                 self.refuse(ADDRESSES, &format!("{address} is listed twice"));
+            }
+            if wanted.transport == Transport::Wss
+                && self.loaded.config.tls.certificate_files.is_empty()
+            {
+                let reason = format!(
+                    "{address} needs tls.certificate_files and tls.key_files, for browsers"
+                );
+                self.refuse(ADDRESSES, &reason);
             }
         }
         if listen.muxers.is_empty() {
@@ -255,6 +273,23 @@ impl Check<'_> {
             if listen.muxers[..index].contains(muxer) {
                 self.refuse(MUXERS, &format!("{} is listed twice", muxer.name()));
             }
+        }
+        if listen.security.is_empty() {
+            self.refuse(SECURITY, "needs at least one of noise, tls");
+        }
+        for (index, security) in listen.security.iter().enumerate() {
+            if listen.security[..index].contains(security) {
+                self.refuse(SECURITY, &format!("{} is listed twice", security.name()));
+            }
+        }
+    }
+
+    fn certificates(&mut self) {
+        let tls = &self.loaded.config.tls;
+        let (certificates, keys) = (tls.certificate_files.len(), tls.key_files.len());
+        if certificates != keys {
+            let reason = format!("{keys} keys for {certificates} in tls.certificate_files");
+            self.refuse("tls.key_files", &reason);
         }
     }
 
@@ -519,7 +554,7 @@ mod tests {
             "/ip4/0.0.0.0/udp/4001",
             "/dns4/localhost/tcp/4001",
             "/ip4/0.0.0.0",
-            "/ip4/0.0.0.0/tcp/4001/ws",
+            "/ip4/0.0.0.0/tcp/4001/ws/tls",
             "/tcp/4001",
         ] {
             let reason = reason(&[&format!("listen.addresses={address}")]);
@@ -534,6 +569,25 @@ mod tests {
             "/ip6/::/tcp/1 is listed twice"
         );
         load(&["listen.addresses=/ip6/::1/tcp/0,/ip6/::1/tcp/0"]).unwrap();
+        load(&["listen.addresses=/ip6/::1/tcp/1,/ip6/::1/tcp/1/ws"]).unwrap();
+    }
+
+    #[test]
+    fn secure_websocket_needs_a_certificate_and_each_certificate_its_key() {
+        for address in ["/ip6/::/tcp/1/wss", "/ip6/::/tcp/1/tls/sni/a.example/ws"] {
+            assert_eq!(
+                reason(&[&format!("listen.addresses={address}")]),
+                format!("{address} needs tls.certificate_files and tls.key_files, for browsers")
+            );
+        }
+        let pair = ["tls.certificate_files=a.pem", "tls.key_files=a.key"];
+        load(&["listen.addresses=/ip6/::/tcp/1/tls/ws", pair[0], pair[1]]).unwrap();
+        let twice = "listen.addresses=/ip6/::/tcp/1/tls/ws,/ip6/::/tcp/1/wss";
+        assert_eq!(
+            reason(&[twice, pair[0], pair[1]]),
+            "/ip6/::/tcp/1/wss is listed twice"
+        );
+        assert_eq!(reason(&[pair[0]]), "0 keys for 1 in tls.certificate_files");
     }
 
     #[test]
@@ -546,6 +600,15 @@ mod tests {
             reason(&["listen.muxers=yamux,yamux"]),
             "yamux is listed twice"
         );
+    }
+
+    #[test]
+    fn security_is_at_least_one_and_each_once() {
+        assert_eq!(
+            reason(&["listen.security=[]"]),
+            "needs at least one of noise, tls"
+        );
+        assert_eq!(reason(&["listen.security=tls,tls"]), "tls is listed twice");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use multiaddr::Multiaddr;
 
 use super::{LogFormat, Subject};
 use crate::engine::muxer::Muxer;
+use crate::engine::security::Security;
 use units::{parse_duration, parse_size, show_duration, show_size};
 
 /// What a value should have been.
@@ -273,6 +274,18 @@ impl Element for Multiaddr {
     }
 }
 
+impl Element for PathBuf {
+    const WHAT: &'static str = "path";
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+}
+
 impl Element for Subject {
     const WHAT: &'static str = "peer id, IP address or range";
 
@@ -306,6 +319,18 @@ impl Element for Muxer {
 
     fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|muxer| muxer.name() == text)
+    }
+
+    fn text(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+impl Element for Security {
+    const WHAT: &'static str = "security protocol (noise, tls)";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == text)
     }
 
     fn text(&self) -> String {

@@ -11,6 +11,8 @@
 pub mod layer;
 pub mod memory;
 mod socket;
+pub mod tls;
+pub mod websocket;
 
 use std::{
     io,
@@ -20,7 +22,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::layer::{Asides, Decoder, Encoder, Inbound, LayerError, Outbound};
+use self::layer::{Asides, Decoded, Decoder, Encoder, Inbound, LayerError, Outbound};
 pub use self::socket::{ReadHalf, Socket, WriteHalf};
 use super::pool;
 
@@ -108,8 +110,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 return Poll::Ready(Ok(0));
             }
             let bytes = &mut buffer[..kept + count];
-            let decoded = self.layers.inbound.decode(bytes, &mut self.asides)?;
+            let decoded = self.layers.inbound.decode(bytes, &mut self.asides);
             self.say_asides()?;
+            if !matches!(decoded, Ok(Decoded { ended: false, .. })) {
+                // The last that the peer is told; if it does not listen, so be it.
+                let _ = self.poll_flush(cx);
+            }
+            let decoded = decoded?;
             if decoded.length > 0 || decoded.ended {
                 return Poll::Ready(Ok(decoded.length));
             }

@@ -146,6 +146,7 @@ impl Egress {
             (Muxer::Yamux, Side::Listener) => 2,
             (Muxer::Mplex, _) => 0,
         };
+        let batch = Batch::framed(seal.framing());
         let layered = !outbound.is_empty();
         Arc::new_cyclic(|me| Self {
             muxer,
@@ -156,7 +157,7 @@ impl Egress {
             state: Mutex::new(State {
                 phase: Phase::Open,
                 writer: Some(Box::new(Writer::new(seal, outbound, socket))),
-                batch: Batch::default(),
+                batch,
                 of_circuits: 0,
                 written: 0,
                 carried: Vec::new(),
@@ -215,6 +216,11 @@ impl Egress {
         self.control(effects, |batch| frames::pong(value, batch));
     }
 
+    /// The peer has a new key and asks for a new one of ours.
+    pub(super) fn renew_key(&self, effects: &mut Effects) {
+        self.control(effects, Batch::renew_key);
+    }
+
     /// Asks the peer for a sign of life (yamux only).
     pub(super) fn ping(&self, value: u32, effects: &mut Effects) {
         self.control(effects, |batch| frames::ping(value, batch));
@@ -229,6 +235,7 @@ impl Egress {
                 state.phase = Phase::Closing;
                 state.reserve(64);
                 frames::go_away(self.muxer, code, &mut state.batch);
+                state.batch.close();
                 if state.layered {
                     state
                         .asides

@@ -15,15 +15,17 @@ use std::{
 use tokio::io::ReadBuf;
 
 use crate::engine::{
-    demux::{Event, StreamId},
-    record::{HEADER_LEN, MAX_RECORD},
+    demux::{Demux, Event},
+    record::{MAX_RECORD, Opened},
 };
 use crate::state::leg::Effects;
 
 use super::{
     carrier::layer::{self, Asides, Decoded},
     closed::Closed,
+    egress::Egress,
     pool,
+    session::Session,
     task::Connection,
 };
 
@@ -135,15 +137,23 @@ impl Connection {
     /// is not.
     pub(super) fn records(&mut self, bytes: &mut [u8], pass: &mut Pass<'_>) -> Result<(), Closed> {
         let mut begin = 0;
-        while let Some(length) = bytes[begin..].first_chunk::<HEADER_LEN>() {
-            let body = begin + HEADER_LEN;
-            let end = body + usize::from(u16::from_be_bytes(*length));
-            let Some(record) = bytes.get_mut(body..end) else {
+        let framing = self.open.framing();
+        let mut opener = self.open.expand()?;
+        while let Some(length) = framing.announced(&bytes[begin..])? {
+            let end = begin + length;
+            let Some(record) = bytes.get_mut(begin + framing.header()..end) else {
                 break;
             };
-            let plaintext = self.open.open(record)?;
+            let opened = opener.open(record)?;
             self.heard = true;
-            self.frames(plaintext, pass)?;
+            match opened {
+                Opened::Plaintext(plaintext) => {
+                    take_apart(&mut self.demux, &mut self.session, plaintext, pass)?;
+                }
+                Opened::Nothing => {}
+                Opened::Renew => self.session.egress.renew_key(pass.effects),
+                Opened::Closed => return Err(Closed::Peer),
+            }
             begin = end;
         }
         let rest = &bytes[begin..];
@@ -157,30 +167,32 @@ impl Connection {
     }
 
     /// Takes plaintext apart and acts on each event.
-    pub(super) fn frames(
-        &mut self,
-        mut plaintext: &[u8],
-        pass: &mut Pass<'_>,
-    ) -> Result<(), Closed> {
-        while let Some(event) = self.demux.next(&mut plaintext)? {
-            match event {
-                Event::Data(id, payload) => self.session.on_data(id, payload, pass)?,
-                Event::Credit(id, bytes) => self.on_credit(id, bytes, pass)?,
-                Event::Opened(id) => self.session.on_opened(id, pass)?,
-                Event::Finished(id) => self.session.on_finished(id, pass),
-                Event::Reset(id) => self.session.on_reset(id, pass),
-                Event::Ping(value) => self.session.egress.pong(value, pass.effects),
-                Event::Pong(_) => {}
-                Event::GoAway(code) => self.session.on_go_away(code),
-            }
-        }
-        Ok(())
+    pub(super) fn frames(&mut self, plaintext: &[u8], pass: &mut Pass<'_>) -> Result<(), Closed> {
+        take_apart(&mut self.demux, &mut self.session, plaintext, pass)
     }
+}
 
-    fn on_credit(&mut self, id: StreamId, bytes: u32, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        match self.session.table.get_mut(id) {
-            Some(entry) => Ok(self.session.egress.credit(entry.key, bytes, pass.effects)?),
-            None => Ok(()),
+fn take_apart(
+    demux: &mut Demux,
+    session: &mut Session<Egress>,
+    mut plaintext: &[u8],
+    pass: &mut Pass<'_>,
+) -> Result<(), Closed> {
+    while let Some(event) = demux.next(&mut plaintext)? {
+        match event {
+            Event::Data(id, payload) => session.on_data(id, payload, pass)?,
+            Event::Credit(id, bytes) => {
+                if let Some(entry) = session.table.get_mut(id) {
+                    session.egress.credit(entry.key, bytes, pass.effects)?;
+                }
+            }
+            Event::Opened(id) => session.on_opened(id, pass)?,
+            Event::Finished(id) => session.on_finished(id, pass),
+            Event::Reset(id) => session.on_reset(id, pass),
+            Event::Ping(value) => session.egress.pong(value, pass.effects),
+            Event::Pong(_) => {}
+            Event::GoAway(code) => session.on_go_away(code),
         }
     }
+    Ok(())
 }

@@ -1,13 +1,13 @@
 //! The bytes that a connection is about to send: muxer frames laid out where
 //! they will be sealed in place.
 //!
-//! A [`Batch`] is one buffer, cut into records: room for the record's length,
-//! plaintext, room for its tag. Frames are appended to the last record; a
+//! A [`Batch`] is one buffer, cut into records: room for the record's header,
+//! plaintext, room for its tag, as its [`Framing`] has it. Frames are appended to the last record; a
 //! frame that does not fit continues in the next one, because a muxer reads
 //! its frames from a stream of bytes. Owns no key, no socket and no pool: who
 //! seals it gets the buffer, record by record.
 
-use crate::engine::record::{HEADER_LEN, MAX_PLAINTEXT, MAX_RECORD, RecordError, SealKey, TAG_LEN};
+use crate::engine::record::{Framing, RecordError, SealKey};
 
 /// Frames waiting to be sealed and written, in the order they were appended.
 #[derive(Default)]
@@ -17,25 +17,65 @@ pub struct Batch {
     /// Where the open record starts in `buffer`.
     open: usize,
     frames: u32,
+    framing: Framing,
+    /// A new key is to be taken before anything of this is sealed.
+    renews: bool,
+    /// Nothing follows behind this.
+    closes: bool,
 }
 
+/// What stands before a plaintext is sealed, and what it leaves room for.
+const ZEROS: [u8; 17] = [0; 17];
+
+/// Room for what the record layer itself may have to say when it is sealed: two
+/// new keys and a goodbye.
+const OWN_RECORDS_LEN: usize = 96;
+
 impl Batch {
-    /// An empty batch that fills `buffer`, whose contents are discarded.
+    /// An empty batch of Noise records that fills `buffer`, whose contents are
+    /// discarded.
     #[must_use]
     pub fn new(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         Self {
             buffer,
-            open: 0,
-            frames: 0,
+            ..Self::default()
         }
     }
 
-    /// Whether nothing has been appended.
+    /// An empty batch of records framed like this.
+    #[must_use]
+    pub fn framed(framing: Framing) -> Self {
+        Self {
+            framing,
+            ..Self::default()
+        }
+    }
+
+    /// Takes everything out; what is left has the same framing.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let empty = Self::framed(self.framing);
+        std::mem::replace(self, empty)
+    }
+
+    /// Whether there is nothing to seal.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.buffer.is_empty() && !self.renews && !self.closes
+    }
+
+    /// Has what is in here, and what follows, sealed with a new key, and the
+    /// peer told so. Asked twice before it is sealed, it is done once.
+    pub fn renew_key(&mut self) {
+        self.renews = self.framing == Framing::TLS;
+    }
+
+    /// Says behind everything else that nothing follows, where the framing has
+    /// words for it.
+    pub fn close(&mut self) {
+        self.closes = self.framing == Framing::TLS;
     }
 
     /// Bytes that a write of this batch would take, tags of the open record
@@ -62,8 +102,9 @@ impl Batch {
     /// Bytes of buffer that appending `length` more bytes needs at most.
     #[must_use]
     pub fn needed(&self, length: usize) -> usize {
-        let records = length / MAX_PLAINTEXT + 2;
-        self.buffer.len() + length + records * (HEADER_LEN + TAG_LEN)
+        let records = length / self.framing.plaintext_max() + 2;
+        let framing = self.framing.header() + self.framing.trailer();
+        self.buffer.len() + length + records * framing + OWN_RECORDS_LEN
     }
 
     /// Replaces the buffer by a larger one that starts with the same bytes
@@ -89,11 +130,12 @@ impl Batch {
     }
 
     fn append(&mut self, mut bytes: &[u8]) {
+        let header = self.framing.header();
         while !bytes.is_empty() {
             if self.buffer.len() == self.open {
-                self.buffer.extend_from_slice(&[0; HEADER_LEN]);
+                self.buffer.extend_from_slice(&ZEROS[..header]);
             }
-            let room = self.open + HEADER_LEN + MAX_PLAINTEXT - self.buffer.len();
+            let room = self.open + header + self.framing.plaintext_max() - self.buffer.len();
             let (part, rest) = bytes.split_at(room.min(bytes.len()));
             self.buffer.extend_from_slice(part);
             bytes = rest;
@@ -104,7 +146,8 @@ impl Batch {
     }
 
     fn close_record(&mut self) {
-        self.buffer.extend_from_slice(&[0; TAG_LEN]);
+        self.buffer
+            .extend_from_slice(&ZEROS[..self.framing.trailer()]);
         self.open = self.buffer.len();
     }
 
@@ -117,10 +160,23 @@ impl Batch {
         if self.buffer.len() > self.open {
             self.close_record();
         }
+        debug_assert_eq!(key.framing(), self.framing, "a batch for another key");
+        let mut news = Vec::new();
+        if self.renews {
+            key.renew(&mut news)?;
+        }
         let mut records = 0;
-        for record in self.buffer.chunks_mut(MAX_RECORD) {
-            key.seal(record)?;
+        let mut sealer = key.expand()?;
+        for record in self.buffer.chunks_mut(self.framing.record_max()) {
+            sealer.seal(record)?;
             records += 1;
+        }
+        self.buffer.splice(..0, news);
+        if key.is_worn() {
+            key.renew(&mut self.buffer)?;
+        }
+        if self.closes {
+            key.close(&mut self.buffer)?;
         }
         Ok((self.buffer, records))
     }
@@ -130,16 +186,22 @@ impl Batch {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
-    use crate::engine::record::OpenKey;
+    use crate::engine::record::{OpenKey, Secret, Suite};
     use proptest::prelude::*;
 
-    fn opened(mut sealed: Vec<u8>) -> (Vec<u8>, usize) {
-        let mut key = OpenKey::new([3; 32]);
+    const SUITE: Suite = Suite::Aes128;
+
+    fn secret() -> Secret {
+        Secret::new(&[3; 32]).unwrap()
+    }
+
+    fn opened(mut key: OpenKey, mut sealed: Vec<u8>) -> (Vec<u8>, usize) {
+        let framing = key.framing();
         let (mut rest, mut plaintext, mut records) = (&mut sealed[..], Vec::new(), 0);
         while !rest.is_empty() {
-            let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
-            let (record, after) = rest.split_at_mut(HEADER_LEN + length);
-            plaintext.extend_from_slice(key.open(&mut record[HEADER_LEN..]).unwrap());
+            let length = framing.announced(rest).unwrap().unwrap();
+            let (record, after) = rest.split_at_mut(length);
+            plaintext.extend_from_slice(key.open(&mut record[framing.header()..]).unwrap());
             rest = after;
             records += 1;
         }
@@ -152,8 +214,15 @@ mod tests {
         #[test]
         fn records_hold_what_was_appended(
             frames in prop::collection::vec((1usize..20, 0usize..90_000), 1..6),
+            tls in any::<bool>(),
         ) {
-            let mut batch = Batch::new(vec![9; 40]);
+            let (mut seal, open) = if tls {
+                (SealKey::tls(SUITE, &secret()), OpenKey::tls(SUITE, &secret()))
+            } else {
+                (SealKey::new([3; 32]), OpenKey::new([3; 32]))
+            };
+            let framing = seal.framing();
+            let mut batch = Batch::framed(framing);
             let mut expected = Vec::new();
             for (index, (header, payload)) in frames.iter().enumerate() {
                 let byte = u8::try_from(index).unwrap();
@@ -165,10 +234,10 @@ mod tests {
                 expected.extend(payload);
             }
             prop_assert_eq!(batch.frames() as usize, frames.len());
-            let (sealed, records) = batch.seal(&mut SealKey::new([3; 32])).unwrap();
-            let (plaintext, opened) = opened(sealed);
+            let (sealed, records) = batch.seal(&mut seal).unwrap();
+            let (plaintext, opened) = opened(open, sealed);
             prop_assert_eq!(&plaintext, &expected);
-            prop_assert_eq!(opened, expected.len().div_ceil(MAX_PLAINTEXT));
+            prop_assert_eq!(opened, expected.len().div_ceil(framing.plaintext_max()));
             prop_assert_eq!(records as usize, opened);
         }
     }
@@ -181,6 +250,6 @@ mod tests {
         assert!(old.capacity() < 1 << 17);
         assert!(batch.capacity() >= 1 << 17);
         let (sealed, _) = batch.seal(&mut SealKey::new([3; 32])).unwrap();
-        assert_eq!(opened(sealed).0, b"headpayload");
+        assert_eq!(opened(OpenKey::new([3; 32]), sealed).0, b"headpayload");
     }
 }

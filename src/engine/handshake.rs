@@ -1,68 +1,38 @@
 //! The upgrade of a raw byte stream to a secured one with a muxer, sans-IO and
-//! in both roles: multistream → Noise XX → muxer.
+//! in both roles: multistream → Noise XX or TLS 1.3 → muxer.
 //!
 //! ```text
-//! responder   Security ── /noise ─▶ Noise ── message 3 ─▶ Muxer ── token ─▶ Over
-//! initiator   Proposed ── echo ───▶ Noise ── message 2 ─▶ Muxer ── echo ──▶ Over
-//!                                     └───── muxer in both payloads ────────▲
+//! responder   Security ── /noise, /tls ─▶ Noise, Tls ── peer known ─▶ Muxer ── token ─▶ Over
+//! initiator   Proposed ── echo ─────────▶ Noise, Tls ── peer known ─▶ Muxer ── echo ──▶ Over
+//!                                             └── muxer in payloads or ALPN ────────────▲
 //! ```
 //!
 //! Holds, between inputs, one incomplete frame: [`MESSAGE_MAX`] bytes before
-//! the peer is authenticated, one record after. The deadline over all of it,
+//! the peer is authenticated (16 KiB with TLS, all records together), one
+//! record after. The deadline over all of it,
 //! and what becomes of bytes behind the handshake, are left to the caller.
 
 mod crypto;
+mod error;
 mod select;
 mod session;
+mod tls;
 
 use libp2p_identity::{PeerId, PublicKey};
 
 pub use crypto::KeyError;
+pub use error::HandshakeError;
 pub use session::{Local, MESSAGE_MAX, StaticKey};
+pub use tls::TlsLocal;
 
 use self::select::Selection;
 use self::session::{Authenticated, Session};
+use self::tls::TlsSession;
 use crate::engine::muxer::Muxer;
 use crate::engine::negotiate::{Dialer, NegotiateError, Negotiation, Reply, Responder};
-use crate::engine::record::{HEADER_LEN, OpenKey, RecordError, SealKey};
+use crate::engine::record::{HEADER_LEN, OpenKey, SealKey};
+use crate::engine::security::Security;
 use crate::wire::{DecodeError, noise};
-
-/// Protocol id of Noise on the wire.
-pub const NOISE: &str = "/noise";
-
-/// Why an upgrade cannot succeed. Every one closes the connection, and nothing
-/// more is sent.
-#[derive(Debug, PartialEq, thiserror::Error)]
-pub enum HandshakeError {
-    /// No security protocol was agreed on.
-    #[error("security negotiation: {0}")]
-    Security(#[source] NegotiateError),
-    /// A handshake message above [`MESSAGE_MAX`].
-    #[error("noise message of {0} bytes exceeds {MESSAGE_MAX}")]
-    MessageTooLarge(usize),
-    /// The cryptographic handshake failed.
-    #[error("noise handshake: {0}")]
-    Noise(#[from] snow::Error),
-    /// The handshake payload does not decode.
-    #[error("noise payload: {0}")]
-    Payload(#[from] DecodeError),
-    /// The identity key in the payload is no key.
-    #[error("identity key does not decode")]
-    IdentityKey,
-    /// The identity did not sign this Noise static key, or its key is too
-    /// weak to count.
-    #[error("identity signature does not verify")]
-    Signature,
-    /// A record of the muxer negotiation could not be opened.
-    #[error("record of the muxer negotiation: {0}")]
-    Record(#[source] RecordError),
-    /// No muxer was agreed on.
-    #[error("muxer negotiation: {0}")]
-    Muxer(#[source] NegotiateError),
-    /// Input for a handshake that has already ended.
-    #[error("the handshake has ended")]
-    Over,
-}
 
 /// Which side of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +58,11 @@ pub struct Established {
     pub peer_id: PeerId,
     /// The key that the peer proved to hold.
     pub public_key: PublicKey,
+    /// What secures the connection.
+    pub security: Security,
     /// The muxer agreed on.
     pub muxer: Muxer,
-    /// Whether the Noise payloads settled the muxer.
+    /// Whether the handshake itself settled the muxer.
     pub early_muxer: bool,
     /// Seals what we send next.
     pub seal: SealKey,
@@ -113,14 +85,20 @@ pub struct Handshake<'a> {
 enum Phase {
     /// Responder: the peer chooses a security protocol.
     Security(Responder),
-    /// Initiator: proposal and Noise message 1 are out in one flight.
-    Proposed(Dialer, Box<Session>),
-    /// Noise messages.
-    Noise(Box<Session>),
+    /// Initiator: proposal and first message are out in one flight.
+    Proposed(Dialer, Secure),
+    /// Messages of the security protocol.
+    Secure(Secure),
     /// The muxer is negotiated in records.
     Muxer(Box<Selection>),
     /// Established or failed.
     Over,
+}
+
+/// A security protocol under way.
+enum Secure {
+    Noise(Box<Session>),
+    Tls(Box<TlsSession>),
 }
 
 /// What one phase made of the bytes at hand, and how many it is done with.
@@ -144,17 +122,28 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Appends the first flight to `output`: proposal and Noise message 1.
+    /// Appends the first flight to `output`: proposal and first message of the
+    /// security protocol that we prefer.
     ///
     /// # Errors
-    /// [`HandshakeError::Noise`] if the system's random source fails.
+    /// [`HandshakeError`] if the system's random source fails.
     pub fn initiator(local: &'a Local, output: &mut Vec<u8>) -> Result<Self, HandshakeError> {
-        let dialer = Dialer::propose(NOISE, output);
-        let mut session = Box::new(Session::new(Role::Initiator, local)?);
-        session.start(output)?;
+        let security = *local.security.first().ok_or(HandshakeError::Over)?;
+        let dialer = Dialer::propose(security.protocol(), output);
+        let secure = match (security, &local.tls) {
+            (Security::Noise, _) => {
+                let mut session = Box::new(Session::new(Role::Initiator, local)?);
+                session.start(output)?;
+                Secure::Noise(session)
+            }
+            (Security::Tls, Some(tls)) => {
+                Secure::Tls(Box::new(TlsSession::initiator(tls, output)?))
+            }
+            (Security::Tls, None) => return Err(HandshakeError::Over),
+        };
         Ok(Self {
             local,
-            phase: Phase::Proposed(dialer, session),
+            phase: Phase::Proposed(dialer, secure),
             pending: Vec::new(),
         })
     }
@@ -230,8 +219,9 @@ fn step(
 ) -> Result<Step, HandshakeError> {
     match phase {
         Phase::Security(responder) => agree_on_security(responder, local, input, output),
-        Phase::Proposed(dialer, session) => confirm_security(dialer, session, input),
-        Phase::Noise(session) => exchange_message(session, local, input, output),
+        Phase::Proposed(dialer, secure) => confirm_security(dialer, secure, input),
+        Phase::Secure(Secure::Noise(session)) => exchange_message(session, local, input, output),
+        Phase::Secure(Secure::Tls(session)) => exchange_records(session, local, input, output),
         Phase::Muxer(selection) => agree_on_muxer(selection, local, input, output),
         Phase::Over => Err(HandshakeError::Over),
     }
@@ -243,29 +233,33 @@ fn agree_on_security(
     input: &[u8],
     output: &mut Vec<u8>,
 ) -> Result<Step, HandshakeError> {
+    let names: Vec<_> = local.security.iter().map(|one| one.protocol()).collect();
     let negotiation = responder
-        .handle_input(input, &[NOISE], output)
+        .handle_input(input, &names, output)
         .map_err(HandshakeError::Security)?;
     Ok(match negotiation {
         Negotiation::NeedMore => Step::Starved(input.len(), Phase::Security(responder)),
-        Negotiation::Accepted { consumed, .. } => {
-            let session = Session::new(Role::Responder, local)?;
-            Step::Next(consumed, Phase::Noise(Box::new(session)))
+        Negotiation::Accepted { consumed, protocol } => {
+            let secure = match local.security[protocol] {
+                Security::Noise => Secure::Noise(Box::new(Session::new(Role::Responder, local)?)),
+                Security::Tls => Secure::Tls(Box::new(TlsSession::responder())),
+            };
+            Step::Next(consumed, Phase::Secure(secure))
         }
     })
 }
 
 fn confirm_security(
     mut dialer: Dialer,
-    session: Box<Session>,
+    secure: Secure,
     input: &[u8],
 ) -> Result<Step, HandshakeError> {
     match dialer
         .handle_input(input)
         .map_err(HandshakeError::Security)?
     {
-        Reply::NeedMore => Ok(Step::Starved(input.len(), Phase::Proposed(dialer, session))),
-        Reply::Accepted { consumed } => Ok(Step::Next(consumed, Phase::Noise(session))),
+        Reply::NeedMore => Ok(Step::Starved(input.len(), Phase::Proposed(dialer, secure))),
+        Reply::Accepted { consumed } => Ok(Step::Next(consumed, Phase::Secure(secure))),
         Reply::Refused { .. } => Err(HandshakeError::Security(NegotiateError::NoAgreement)),
     }
 }
@@ -283,16 +277,40 @@ fn exchange_message(
         }
     }
     let Some(used) = frame_len(input)? else {
-        return Ok(Step::Starved(0, Phase::Noise(session)));
+        return Ok(Step::Starved(0, Phase::Secure(Secure::Noise(session))));
     };
     let message = &input[HEADER_LEN..used];
-    let Some(peer) = session.handle_message(message, local, output)? else {
-        return Ok(Step::Next(used, Phase::Noise(session)));
-    };
+    match session.handle_message(message, local, output)? {
+        None => Ok(Step::Next(used, Phase::Secure(Secure::Noise(session)))),
+        Some(peer) => secured(used, peer, session.role(), local, output),
+    }
+}
+
+fn exchange_records(
+    mut session: Box<TlsSession>,
+    local: &Local,
+    input: &mut [u8],
+    output: &mut Vec<u8>,
+) -> Result<Step, HandshakeError> {
+    let (used, peer) = session.handle_input(input, local, output)?;
+    match peer {
+        None => Ok(Step::Starved(used, Phase::Secure(Secure::Tls(session)))),
+        Some(peer) => secured(used, peer, session.role(), local, output),
+    }
+}
+
+/// The peer is known: what is left is the muxer, if it is not known as well.
+fn secured(
+    used: usize,
+    peer: Authenticated,
+    role: Role,
+    local: &Local,
+    output: &mut Vec<u8>,
+) -> Result<Step, HandshakeError> {
     Ok(match peer.early_muxer {
         Some(muxer) => Step::Established(used, Established::new(peer, muxer, Vec::new())),
         None => {
-            let selection = Selection::start(peer, session.role(), local, output)?;
+            let selection = Selection::start(peer, role, local, output)?;
             Step::Next(used, Phase::Muxer(Box::new(selection)))
         }
     })
@@ -304,10 +322,12 @@ fn agree_on_muxer(
     input: &mut [u8],
     output: &mut Vec<u8>,
 ) -> Result<Step, HandshakeError> {
-    let Some(used) = frame_len(input)? else {
+    let framing = selection.peer.open.framing();
+    let announced = framing.announced(input).map_err(HandshakeError::Record)?;
+    let Some(used) = announced.filter(|length| *length <= input.len()) else {
         return Ok(Step::Starved(0, Phase::Muxer(selection)));
     };
-    let record = &mut input[HEADER_LEN..used];
+    let record = &mut input[framing.header()..used];
     Ok(match selection.handle_record(record, local, output)? {
         None => Step::Next(used, Phase::Muxer(selection)),
         Some(selected) => {
@@ -331,6 +351,7 @@ impl Established {
         Box::new(Self {
             peer_id: peer.peer_id,
             public_key: peer.public_key,
+            security: peer.security,
             muxer,
             early_muxer: peer.early_muxer.is_some(),
             seal: peer.seal,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{BACKLOG, Source, WorkerSocket};
 use crate::connection::carrier::memory::{End, pair};
+use crate::upgrade::Entrances;
 
 /// Dials one listener in memory.
 #[derive(Debug, Clone)]
@@ -35,10 +36,17 @@ pub(super) struct Queue {
 /// A listener that believes to be at `local`, and its dialer.
 #[must_use]
 pub fn listen(local: SocketAddr) -> (WorkerSocket, Dialer) {
+    listen_for(local, Entrances::PLAIN)
+}
+
+/// As [`listen`], with what may be spoken there.
+#[must_use]
+pub fn listen_for(local: SocketAddr, entrances: Entrances) -> (WorkerSocket, Dialer) {
     let (sender, waiting) = channel(BACKLOG.unsigned_abs() as usize);
     let socket = WorkerSocket {
         source: Source::Memory(Queue { waiting }),
         local,
+        entrances,
     };
     let dialer = Dialer {
         waiting: sender,

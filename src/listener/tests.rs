@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiaddr::Protocol;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,10 @@ use crate::connection::carrier;
 use crate::metrics::Metrics;
 use crate::state::access::Access;
 use crate::state::limits::{Limits, Refusal, SocketPermit};
+
+fn multiaddr(local: SocketAddr) -> Multiaddr {
+    Multiaddr::from(local.ip()).with(Protocol::Tcp(local.port()))
+}
 
 fn open(addresses: &[&str], workers: usize) -> Result<Listeners, ListenError> {
     open_with(addresses, workers, Inherited::default())
@@ -397,7 +402,6 @@ fn an_address_that_is_not_ours_or_not_tcp_is_named() {
     );
     for address in [
         "/ip4/127.0.0.1/udp/1",
-        "/ip4/127.0.0.1/tcp/1/ws",
         "/dns4/example.org/tcp/1",
         "/ip4/127.0.0.1",
         "/tcp/1",
@@ -508,4 +512,28 @@ fn without_descriptors_accepting_waits_and_goes_on() {
         *seen.events.borrow(),
         [AcceptEvent::Exhausted, AcceptEvent::Admitted]
     );
+}
+
+#[test]
+fn what_shares_a_port_shares_its_sockets() {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let [plain, web] = ["", "/ws"].map(|what| format!("/ip4/127.0.0.1/tcp/{port}{what}"));
+    let listeners = open(&[&plain, "/ip4/127.0.0.1/tcp/0/wss", &web], 2).unwrap();
+    let told: Vec<_> = listeners.addresses().map(|told| told.to_string()).collect();
+    assert_eq!(told[..2], [plain, web]);
+    assert!(told[2].ends_with("/tls/ws"), "{told:?}");
+    for sockets in listeners.into_workers() {
+        let entrances: Vec<_> = sockets.iter().map(WorkerSocket::entrances).collect();
+        let shared = Entrances {
+            web_socket: true,
+            ..Entrances::PLAIN
+        };
+        let secure = Entrances {
+            secure: true,
+            ..Entrances::default()
+        };
+        assert_eq!(entrances, [shared, secure]);
+    }
 }

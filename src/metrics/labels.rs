@@ -30,14 +30,20 @@ label_values! {
 }
 
 label_values! {
-    /// The transport under a connection.
-    Transport { Tcp = "tcp", Quic = "quic-v1" }
+    /// The transport under a connection. go has one name for WebSocket with
+    /// and without TLS.
+    Transport {
+        Tcp = "tcp",
+        Quic = "quic-v1",
+        Ws = "websocket",
+        Wss = "secure-websocket",
+    }
 }
 
 label_values! {
     /// The protocol that authenticated and encrypts a connection; empty, as in
     /// go, where the transport does it.
-    Security { Noise = "/noise", OfTransport = "" }
+    Security { Noise = "/noise", Tls = "/tls/1.0.0", OfTransport = "" }
 }
 
 label_values! {

@@ -17,7 +17,7 @@ use crate::engine::{
     frames::{self, Greeting},
     muxer::Muxer,
     negotiate::{Dialer, Reply},
-    record::{HEADER_LEN, OpenKey, SealKey},
+    record::{OpenKey, Opened, SealKey},
 };
 use crate::upgrade::Upgraded;
 use crate::wire::yamux::GoAwayCode;
@@ -54,11 +54,11 @@ impl Session {
         let mut session = Self {
             socket: upgraded.socket,
             muxer: upgraded.muxer,
+            batch: Batch::framed(upgraded.seal.framing()),
             seal: upgraded.seal,
             open: upgraded.open,
             demux: Demux::new(upgraded.muxer, Side::Dialer),
             sealed: upgraded.ciphertext,
-            batch: Batch::default(),
             opened: 0,
             stream: None,
         };
@@ -149,6 +149,7 @@ impl Session {
     /// Says goodbye and closes the connection.
     pub(super) async fn end(mut self) -> Result<(), ProbeError> {
         frames::go_away(self.muxer, GoAwayCode::Normal, &mut self.batch);
+        self.batch.close();
         self.flush().await?;
         self.socket.shutdown().await.map_err(ProbeError::Io)
     }
@@ -158,7 +159,7 @@ impl Session {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let batch = std::mem::take(&mut self.batch);
+        let batch = self.batch.take();
         let (bytes, _) = batch.seal(&mut self.seal).map_err(ProbeError::Record)?;
         self.socket.write_all(&bytes).await.map_err(ProbeError::Io)
     }
@@ -167,15 +168,24 @@ impl Session {
     fn records(&mut self) -> Result<(), ProbeError> {
         let mut sealed = std::mem::take(&mut self.sealed);
         let mut done = 0;
-        while let Some(length) = sealed[done..].first_chunk::<HEADER_LEN>() {
-            let body = done + HEADER_LEN;
-            let end = body + usize::from(u16::from_be_bytes(*length));
-            let Some(record) = sealed.get_mut(body..end) else {
+        let framing = self.open.framing();
+        loop {
+            let announced = framing.announced(&sealed[done..]);
+            let Some(length) = announced.map_err(ProbeError::Record)? else {
                 break;
             };
-            let plaintext = self.open.open(record).map_err(ProbeError::Record)?;
-            self.frames(plaintext)?;
-            done = end;
+            let body = done + framing.header()..done + length;
+            let Some(record) = sealed.get_mut(body) else {
+                break;
+            };
+            let opened = self.open.expand().and_then(|mut key| key.open(record));
+            match opened.map_err(ProbeError::Record)? {
+                Opened::Plaintext(plaintext) => self.frames(plaintext)?,
+                Opened::Nothing => {}
+                Opened::Renew => self.batch.renew_key(),
+                Opened::Closed => return Err(ProbeError::Closed),
+            }
+            done += length;
         }
         sealed.drain(..done);
         self.sealed = sealed;

@@ -126,10 +126,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<'_, S> {
                 return Poll::Ready(Err(UpgradeError::Eof));
             }
             output.clear();
-            if let Progress::Established(established) =
-                self.handshake.handle_input(bytes, output)?
-            {
-                self.established = Some(established);
+            match self.handshake.handle_input(bytes, output) {
+                Ok(Progress::Established(established)) => self.established = Some(established),
+                Ok(Progress::NeedMore) => {}
+                Err(error) => {
+                    if error.leaves_alert() {
+                        // Owed to nobody: what the socket does not take is lost.
+                        let _ = carrier.send(cx, output);
+                    }
+                    return Poll::Ready(Err(error.into()));
+                }
             }
             carrier.send(cx, output)?;
             Poll::Ready(Ok(()))

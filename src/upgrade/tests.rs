@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod websocket;
+
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -12,21 +15,25 @@ use libp2p::core::Endpoint;
 use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt};
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent};
 use libp2p::core::upgrade::Version;
-use libp2p::{Transport, noise, tcp, yamux};
+use libp2p::{Transport, noise, tcp, tls, yamux};
 use libp2p_identity::Keypair;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock;
+use crate::connection::carrier::layer::LayerError;
+use crate::engine::handshake::HandshakeError;
 use crate::engine::private_network::NONCE_LEN;
-use crate::engine::record::{HEADER_LEN, TAG_LEN};
+use crate::engine::record::Opened;
 
 async fn accept_on<S>(socket: S, context: &UpgradeContext) -> Result<Upgraded<S>, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    Incoming::new(socket, context).upgrade().await
+    Incoming::new(socket, context)
+        .upgrade(Entrances::PLAIN)
+        .await
 }
 
 fn context() -> UpgradeContext {
@@ -41,13 +48,18 @@ fn context_of(identity: &Identity, muxers: &[Muxer]) -> UpgradeContext {
 #[tokio::test(start_paused = true)]
 async fn both_roles_meet_even_through_the_narrowest_pipe() {
     let identities = [Identity::generate(), Identity::generate()];
-    let [ours, theirs] = [0, 1].map(|side| context_of(&identities[side], &Muxer::ALL));
-    for width in [1, 2, 50, 4096] {
-        let (near, far) = duplex(width);
-        let (a, b) = tokio::try_join!(accept_on(near, &ours), dial_on(far, &theirs)).unwrap();
-        assert_eq!(a.peer_id, identities[1].peer_id());
-        assert_eq!(b.peer_id, identities[0].peer_id());
-        assert_eq!((a.muxer, b.muxer), (Muxer::Yamux, Muxer::Yamux));
+    let ours = context_of(&identities[0], &Muxer::ALL);
+    for security in Security::ALL {
+        for width in [1, 2, 50, 4096] {
+            let theirs = UpgradeContext::offering(&identities[1], &[security], &Muxer::ALL);
+            let (theirs, (near, far)) = (theirs.unwrap(), duplex(width));
+            let (a, b) = tokio::try_join!(accept_on(near, &ours), dial_on(far, &theirs)).unwrap();
+            assert_eq!(a.peer_id, identities[1].peer_id());
+            assert_eq!(b.peer_id, identities[0].peer_id());
+            assert_eq!((a.security, b.security), (security, security));
+            assert_eq!((a.muxer, b.muxer), (Muxer::Yamux, Muxer::Yamux));
+            assert!(a.early_muxer && b.early_muxer);
+        }
     }
 }
 
@@ -158,16 +170,24 @@ fn every_failure_has_a_listed_label() {
     use crate::engine::negotiate::NegotiateError;
     use crate::engine::private_network::Spent;
     use crate::engine::record::RecordError;
+    use crate::engine::tls::TlsError;
+    use crate::engine::websocket::WebSocketError;
+    use crate::engine::websocket::upgrade::UpgradeError as HttpError;
     let negotiation = NegotiateError::NoAgreement;
     let failures = [
         UpgradeError::Timeout(DEFAULT_TIMEOUT),
         UpgradeError::Eof,
         UpgradeError::Io(io::ErrorKind::ConnectionReset.into()),
         UpgradeError::Proxy(DecodeError::Malformed("no header")),
+        UpgradeError::NoCertificate,
+        HttpError::NoUpgrade.into(),
+        LayerError::WebSocket(WebSocketError::Masking).into(),
         UpgradeError::Layer(LayerError::Private(Spent)),
         UpgradeError::Unread,
         HandshakeError::Security(negotiation).into(),
         HandshakeError::Over.into(),
+        HandshakeError::Tls(TlsError::Ended).into(),
+        HandshakeError::Tls(rustls::Error::NoCertificatesPresented.into()).into(),
         HandshakeError::IdentityKey.into(),
         HandshakeError::Signature.into(),
         HandshakeError::Record(RecordError::Authentication).into(),
@@ -179,14 +199,26 @@ fn every_failure_has_a_listed_label() {
 // ---- rust-libp2p ----
 
 type Foreign = Boxed<(PeerId, StreamMuxerBox)>;
+type Kind = (Version, Security, Muxer);
 
-fn foreign(key: &Keypair, version: Version, muxer: Muxer) -> Foreign {
-    let builder = tcp::tokio::Transport::new(tcp::Config::default())
-        .upgrade(version)
-        .authenticate(noise::Config::new(key).unwrap());
-    match muxer {
-        Muxer::Yamux => builder.multiplex(yamux::Config::default()).boxed(),
-        Muxer::Mplex => builder.multiplex(libp2p_mplex::Config::new()).boxed(),
+fn foreign(key: &Keypair, (version, security, muxer): Kind) -> Foreign {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).upgrade(version);
+    let (yamux, mplex) = (yamux::Config::default(), libp2p_mplex::Config::new());
+    match (security, muxer) {
+        (Security::Noise, _) => {
+            let secured = tcp.authenticate(noise::Config::new(key).unwrap());
+            match muxer {
+                Muxer::Yamux => secured.multiplex(yamux).boxed(),
+                Muxer::Mplex => secured.multiplex(mplex).boxed(),
+            }
+        }
+        (Security::Tls, _) => {
+            let secured = tcp.authenticate(tls::Config::new(key).unwrap());
+            match muxer {
+                Muxer::Yamux => secured.multiplex(yamux).boxed(),
+                Muxer::Mplex => secured.multiplex(mplex).boxed(),
+            }
+        }
     }
 }
 
@@ -222,21 +254,26 @@ async fn open_one_stream(mut up: Upgraded<TcpStream>, stream: u8) {
         Muxer::Yamux => vec![0, 0, 0, 1, 0, 0, 0, stream, 0, 0, 0, 2, b'h', b'i'],
         Muxer::Mplex => vec![0, 0, 2, 2, b'h', b'i'],
     };
-    let mut record = vec![0; HEADER_LEN];
+    let framing = up.seal.framing();
+    let mut record = vec![0; framing.header()];
     record.extend(frames);
-    record.extend([0; TAG_LEN]);
+    record.resize(record.len() + framing.trailer(), 0);
     up.seal.seal(&mut record).unwrap();
     up.socket.write_all(&record).await.unwrap();
 
     let mut heard = up.plaintext;
     let mut pending = up.ciphertext;
     while !heard.windows(4).any(|window| window == b"pong") {
-        if let [high, low, rest @ ..] = &mut pending[..]
-            && let length = usize::from(u16::from_be_bytes([*high, *low]))
-            && rest.len() >= length
+        if let Some(length) = framing.announced(&pending).unwrap()
+            && let Some(record) = pending.get_mut(framing.header()..length)
         {
-            heard.extend_from_slice(up.open.open(&mut rest[..length]).unwrap());
-            pending.drain(..HEADER_LEN + length);
+            let mut key = up.open.expand().unwrap();
+            match key.open(record).unwrap() {
+                Opened::Plaintext(plaintext) => heard.extend_from_slice(plaintext),
+                // rustls sends tickets to whoever comes to it.
+                other => assert_eq!(other, Opened::Nothing),
+            }
+            pending.drain(..length);
         } else {
             assert_ne!(up.socket.read_buf(&mut pending).await.unwrap(), 0);
         }
@@ -251,17 +288,27 @@ async fn until_heard(ours: impl Future<Output = ()>, peer: impl Future<Output = 
     }
 }
 
-const VERSIONS: [Version; 2] = [Version::V1, Version::V1Lazy];
+/// Every way in which rust-libp2p can agree on a connection over TCP.
+fn kinds() -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for version in [Version::V1, Version::V1Lazy] {
+        for security in Security::ALL {
+            kinds.extend(Muxer::ALL.map(|muxer| (version, security, muxer)));
+        }
+    }
+    kinds
+}
 
 #[tokio::test]
 async fn rust_libp2p_dials_us() {
-    for (version, muxer) in VERSIONS.map(|v| Muxer::ALL.map(|m| (v, m))).concat() {
+    for kind in kinds() {
+        let (_, security, muxer) = kind;
         let identity = Identity::generate();
         let context = context_of(&identity, &Muxer::ALL);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let key = Keypair::generate_ed25519();
-        let dial = foreign(&key, version, muxer).dial(
+        let dial = foreign(&key, kind).dial(
             format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap(),
             DialOpts {
                 role: Endpoint::Dialer,
@@ -277,7 +324,10 @@ async fn rust_libp2p_dials_us() {
             let (socket, _) = listener.accept().await.unwrap();
             let up = accept_on(socket, &context).await.unwrap();
             assert_eq!(up.peer_id, key.public().to_peer_id());
-            assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+            assert_eq!(
+                (up.security, up.muxer, up.early_muxer),
+                (security, muxer, false)
+            );
             open_one_stream(up, 2).await;
         };
         until_heard(us, peer).await;
@@ -286,11 +336,12 @@ async fn rust_libp2p_dials_us() {
 
 #[tokio::test]
 async fn we_dial_rust_libp2p() {
-    for (version, muxer) in VERSIONS.map(|v| Muxer::ALL.map(|m| (v, m))).concat() {
+    for kind in kinds() {
+        let (_, security, muxer) = kind;
         let identity = Identity::generate();
-        let context = context_of(&identity, &Muxer::ALL);
+        let context = UpgradeContext::offering(&identity, &[security], &Muxer::ALL).unwrap();
         let key = Keypair::generate_ed25519();
-        let mut transport = foreign(&key, version, muxer);
+        let mut transport = foreign(&key, kind);
         transport
             .listen_on(ListenerId::next(), "/ip4/127.0.0.1/tcp/0".parse().unwrap())
             .unwrap();
@@ -317,7 +368,10 @@ async fn we_dial_rust_libp2p() {
             let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let up = dial(socket, &context).await.unwrap();
             assert_eq!(up.peer_id, key.public().to_peer_id());
-            assert_eq!((up.muxer, up.early_muxer), (muxer, false));
+            assert_eq!(
+                (up.security, up.muxer, up.early_muxer),
+                (security, muxer, false)
+            );
             open_one_stream(up, 1).await;
         };
         until_heard(talk, peer).await;
@@ -380,7 +434,7 @@ async fn a_proxy_tells_whom_it_forwards_and_the_rest_is_theirs() {
                     let mut incoming = Incoming::new(near, ours);
                     let source = incoming.source().await?;
                     assert_eq!(source, Source::Host("192.0.2.7:40000".parse().unwrap()));
-                    incoming.upgrade().await
+                    incoming.upgrade(Entrances::PLAIN).await
                 };
                 let peer = async {
                     far.write_all(header).await.unwrap();
@@ -426,7 +480,7 @@ async fn one_deadline_holds_over_all_steps() {
     let us = async {
         let mut incoming = Incoming::new(near, &context);
         incoming.source().await?;
-        incoming.upgrade().await
+        incoming.upgrade(Entrances::PLAIN).await
     };
     let peer = async {
         tokio::time::sleep(DEFAULT_TIMEOUT - Duration::from_secs(1)).await;

@@ -161,5 +161,5 @@ async fn connected(server: &Server, way: &Way) -> Peer {
 async fn refused(server: &Server, way: &Way) {
     let mut peer = Peer::by(server, way.clone());
     peer.dial(server.address());
-    peer.until_failed().await;
+    peer.until_failed(server.peer_id()).await;
 }

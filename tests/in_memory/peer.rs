@@ -2,6 +2,8 @@
 //! reports kept until a test asks for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::Either;
@@ -29,11 +31,7 @@ pub(crate) struct Behaviour {
 }
 
 pub(crate) type Event = SwarmEvent<BehaviourEvent>;
-
-enum Command {
-    Do(Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>),
-    Freeze,
-}
+type Command = Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>;
 
 /// How a peer comes to the server.
 #[derive(Debug, Clone)]
@@ -57,6 +55,7 @@ pub(crate) struct Peer {
     id: PeerId,
     commands: mpsc::Sender<Command>,
     events: mpsc::Receiver<Event>,
+    vanished: Arc<AtomicBool>,
     /// What was reported before anybody asked for it.
     seen: Vec<Event>,
 }
@@ -72,11 +71,14 @@ impl Peer {
         let id = key.public().to_peer_id();
         let (commands, inbox) = mpsc::channel(16);
         let (outbox, events) = mpsc::channel(4096);
-        tokio::spawn(drive(swarm(server, way, &key), inbox, outbox));
+        let vanished = Arc::default();
+        let swarm = swarm(server, way, &key, Arc::clone(&vanished));
+        tokio::spawn(drive(swarm, inbox, outbox));
         Self {
             id,
             commands,
             events,
+            vanished,
             seen: Vec::new(),
         }
     }
@@ -98,7 +100,7 @@ impl Peer {
 
     fn tell(&self, command: impl FnOnce(&mut Swarm<Behaviour>) + Send + 'static) {
         self.commands
-            .try_send(Command::Do(Box::new(command)))
+            .try_send(Box::new(command))
             .unwrap_or_else(|_| panic!("the peer is gone, or has too much to do"));
     }
 
@@ -154,10 +156,13 @@ impl Peer {
         .await;
     }
 
-    /// Waits for the failure of a dial.
-    pub(crate) async fn until_failed(&mut self) -> String {
+    /// Waits for the failure of a dial to `peer`, which fails if it succeeds.
+    pub(crate) async fn until_failed(&mut self, peer: PeerId) -> String {
         self.until("refused", |event| match event {
-            SwarmEvent::ConnectionEstablished { .. } => panic!("connected"),
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                assert!(*peer_id != peer, "connected");
+                None
+            }
             SwarmEvent::OutgoingConnectionError { error, .. } => Some(format!("{error:?}")),
             _ => None,
         })
@@ -204,10 +209,10 @@ impl Peer {
         }
     }
 
-    /// Has it do nothing any more, without closing anything, for good.
-    pub(crate) fn freeze(&self) {
-        let told = self.commands.try_send(Command::Freeze);
-        told.unwrap_or_else(|_| panic!("the peer is gone"));
+    /// Cuts it off, as a host does that loses power: it says nothing more, and
+    /// what it is told gets lost.
+    pub(crate) fn vanish(&self) {
+        self.vanished.store(true, Ordering::Relaxed);
     }
 }
 
@@ -220,8 +225,7 @@ async fn drive(
         tokio::select! {
             // Both are cancel-safe.
             command = inbox.recv() => match command {
-                Some(Command::Do(command)) => command(&mut swarm),
-                Some(Command::Freeze) => std::future::pending::<()>().await,
+                Some(command) => command(&mut swarm),
                 None => break,
             },
             event = swarm.select_next_some() => {
@@ -232,7 +236,7 @@ async fn drive(
     }
 }
 
-fn swarm(server: &Server, way: Way, key: &Keypair) -> Swarm<Behaviour> {
+fn swarm(server: &Server, way: Way, key: &Keypair, vanished: Arc<AtomicBool>) -> Swarm<Behaviour> {
     let id = key.public().to_peer_id();
     let Way {
         from,
@@ -243,6 +247,7 @@ fn swarm(server: &Server, way: Way, key: &Keypair) -> Swarm<Behaviour> {
         dialer: server.dialer(),
         from,
         preface,
+        vanished,
     };
     let memory = memory.and_then(move |wire, _| async move {
         match network {

@@ -42,8 +42,8 @@ impl Server {
         })
         .unwrap_or_else(|error| panic!("{error}"));
         let (socket, dialer) = listen(SocketAddr::from(([93, 184, 216, 34], 4001)));
-        let bound: Multiaddr = ADDRESS.parse().unwrap();
-        let hosted = Hosted::new(&loaded, Identity::generate(), &[bound], vec![socket]);
+        let bound: [Multiaddr; 1] = [ADDRESS.parse().unwrap()];
+        let hosted = Hosted::new(&loaded, Identity::generate(), &bound, vec![socket]);
         let hosted = hosted.await.unwrap();
         Self {
             peer_id: hosted.peer_id().to_string().parse().unwrap(),
@@ -89,8 +89,11 @@ impl Server {
     /// Lets time pass until a series has this value.
     pub(crate) async fn until(&self, series: &str, value: f64) {
         let reached = timeout(FOREVER, async {
+            // Hours pass in a few looks, each of which renders everything.
+            let mut pause = Duration::from_millis(50);
             while (self.value(series) - value).abs() > f64::EPSILON {
-                sleep(Duration::from_millis(50)).await;
+                sleep(pause).await;
+                pause = (2 * pause).min(Duration::from_secs(60));
             }
         });
         if reached.await.is_err() {

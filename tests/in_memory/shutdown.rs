@@ -45,7 +45,7 @@ async fn a_second_signal_ends_it_at_once_and_nobody_is_let_in_after_the_first() 
     tokio::time::sleep(SLACK / 2).await;
     let mut late = Peer::new(&server, 3);
     late.dial(server.address());
-    late.until_failed().await;
+    late.until_failed(server.peer_id()).await;
     server.signal();
     server.ended().await;
     assert!(begun.elapsed() < 2 * SLACK);

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::future::{BoxFuture, Pending};
@@ -20,10 +22,15 @@ pub(crate) struct Memory {
     pub(crate) from: SocketAddr,
     /// What is said in front of everything, as a proxy does.
     pub(crate) preface: Vec<u8>,
+    /// Set once its host has lost power.
+    pub(crate) vanished: Arc<AtomicBool>,
 }
 
 /// A pipe as Swarms want it.
-pub(crate) struct Wire(End);
+pub(crate) struct Wire {
+    end: End,
+    vanished: Arc<AtomicBool>,
+}
 
 impl Transport for Memory {
     type Output = Wire;
@@ -52,11 +59,11 @@ impl Transport for Memory {
             return Err(TransportError::MultiaddrNotSupported(address));
         }
         let dialled = self.dialer.dial(self.from);
-        let preface = self.preface.clone();
+        let (preface, vanished) = (self.preface.clone(), Arc::clone(&self.vanished));
         Ok(Box::pin(async move {
             let mut end = dialled?;
             end.write_all(&preface).await?;
-            Ok(Wire(end))
+            Ok(Wire { end, vanished })
         }))
     }
 
@@ -74,8 +81,11 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if self.vanished.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         let mut read = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut read))?;
+        ready!(Pin::new(&mut self.end).poll_read(cx, &mut read))?;
         Poll::Ready(Ok(read.filled().len()))
     }
 }
@@ -86,14 +96,17 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        if self.vanished.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.end).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.end).poll_flush(cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.end).poll_shutdown(cx)
     }
 }

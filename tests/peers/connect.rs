@@ -6,7 +6,7 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Stre
 use libp2p::StreamProtocol;
 
 use crate::hop;
-use crate::peer::{Muxer, meet};
+use crate::peer::{Way, meet};
 use crate::server::Server;
 use crate::{PROMPT, pattern, within};
 
@@ -25,9 +25,17 @@ over_muxers_and_quic! {
     bytes_behind_a_request_belong_to_the_circuit
 }
 
-async fn two_peers_meet_and_ping_through_the_relay(muxer: Muxer) {
-    let server = Server::start_for(muxer, &[]);
-    let (mut source, mut target) = meet(&server, muxer).await;
+over_tls! {
+    two_peers_meet_and_ping_through_the_relay
+    a_hundred_mebibytes_pass_each_way
+    one_direction_ends_and_the_other_goes_on
+    bytes_behind_a_request_belong_to_the_circuit
+}
+
+async fn two_peers_meet_and_ping_through_the_relay(way: impl Into<Way>) {
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
+    let (mut source, mut target) = meet(&server, way).await;
     server.until(CIRCUITS, 1.0).await;
     source.until_pinged(target.id(), 5).await;
     target.until_pinged(source.id(), 5).await;
@@ -36,12 +44,13 @@ async fn two_peers_meet_and_ping_through_the_relay(muxer: Muxer) {
     server.until_nothing_is_held().await;
 }
 
-async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
+async fn a_hundred_mebibytes_pass_each_way(way: impl Into<Way>) {
+    let way = way.into();
     let server = Server::start_for(
-        muxer,
+        way,
         &["relay.circuit_bytes_max=0", "relay.circuit_duration_max=0"],
     );
-    let (source, target) = meet(&server, muxer).await;
+    let (source, target) = meet(&server, way).await;
     let mut offered = target.streams().accept(BULK).unwrap();
     within(BULK_MAX, "a hundred mebibytes each way", async {
         let (there, here) = futures::join!(
@@ -65,9 +74,10 @@ async fn a_hundred_mebibytes_pass_each_way(muxer: Muxer) {
     }
 }
 
-async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
-    let server = Server::start_for(muxer, &[]);
-    let (source, target, mut offers) = hop::pair(&server, muxer).await;
+async fn one_direction_ends_and_the_other_goes_on(way: impl Into<Way>) {
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
+    let (source, target, mut offers) = hop::pair(&server, way).await;
     let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
     within(PROMPT, "half-closing", async {
         near.write_all(b"question").await.unwrap();
@@ -87,9 +97,10 @@ async fn one_direction_ends_and_the_other_goes_on(muxer: Muxer) {
     server.until(FINISHED, 1.0).await;
 }
 
-async fn bytes_behind_a_request_belong_to_the_circuit(muxer: Muxer) {
-    let server = Server::start_for(muxer, &[]);
-    let (source, target, mut offers) = hop::pair(&server, muxer).await;
+async fn bytes_behind_a_request_belong_to_the_circuit(way: impl Into<Way>) {
+    let way = way.into();
+    let server = Server::start_for(way, &[]);
+    let (source, target, mut offers) = hop::pair(&server, way).await;
     let early = pattern(5, 0, 20_000);
     let ((answer, near), (_, _, mut far)) = futures::join!(
         hop::connect_and_send(&source, &server, target.id(), &early),

@@ -9,7 +9,7 @@ use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use libp2p_stream::IncomingStreams;
 
 use crate::PROMPT;
-use crate::peer::{Kind, Muxer, Peer};
+use crate::peer::{Kind, Peer, Way};
 use crate::server::Server;
 
 pub(crate) const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
@@ -168,17 +168,18 @@ impl Target {
 }
 
 /// Two peers connected to the relay, the second of which can be reached.
-pub(crate) async fn pair(server: &Server, muxer: Muxer) -> (Peer, Peer, Target) {
-    let source = connected(server, muxer).await;
-    let target = connected(server, muxer).await;
+pub(crate) async fn pair(server: &Server, way: impl Into<Way>) -> (Peer, Peer, Target) {
+    let way = way.into();
+    let source = connected(server, way).await;
+    let target = connected(server, way).await;
     reserved(&target, server).await;
     let offers = Target::new(&target);
     (source, target, offers)
 }
 
 /// A peer connected to the relay.
-pub(crate) async fn connected(server: &Server, muxer: Muxer) -> Peer {
-    let mut peer = Peer::new(Kind::Bare, muxer);
+pub(crate) async fn connected(server: &Server, way: impl Into<Way>) -> Peer {
+    let mut peer = Peer::new(Kind::Bare, way);
     peer.connect(server).await;
     peer
 }

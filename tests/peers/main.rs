@@ -2,7 +2,7 @@
 //!
 //! Each test starts the real program on a free port of the loopback interface
 //! and talks to it with unmodified rust-libp2p Swarms, over yamux and over
-//! mplex where the muxer makes a difference. `server` runs the program, `peer`
+//! mplex where the muxer makes a difference, over TLS where the cipher does. `server` runs the program, `peer`
 //! is a Swarm, `hop` speaks the relay protocol by hand for what a Swarm would
 //! hide (status codes, vouchers, the bare circuit). The other modules are the
 //! tests, by what they are about.
@@ -32,6 +32,22 @@ macro_rules! over_both_muxers {
     )*};
 }
 
+/// Makes one more test of each function named: over TLS.
+macro_rules! over_tls {
+    ($($name:ident)*) => {
+        mod over_tls {
+            use crate::peer::{Muxer, Way};
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    Box::pin(super::$name(Way::tls(Muxer::Yamux))).await;
+                }
+            )*
+        }
+    };
+}
+
 /// As [`over_both_muxers`], and one over QUIC, which needs none.
 macro_rules! over_muxers_and_quic {
     ($($name:ident)*) => {
@@ -45,6 +61,7 @@ macro_rules! over_muxers_and_quic {
     };
 }
 
+mod authority;
 mod hop;
 mod peer;
 mod server;
@@ -55,16 +72,19 @@ mod connect;
 mod identify;
 mod leaving;
 mod limits;
+mod nginx;
 mod punching;
 mod quic;
 mod quic_client;
 mod refusals;
 mod remembering;
 mod reserve;
+mod secure_websocket;
 mod shutdown;
 mod stalling;
 mod store;
 mod trimming;
+mod websocket;
 
 use std::time::Duration;
 

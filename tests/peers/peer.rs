@@ -1,4 +1,4 @@
-//! A peer: an unmodified rust-libp2p Swarm over TCP, Noise and one muxer, in a
+//! A peer: an unmodified rust-libp2p Swarm that has one [`Way`] to the relay, in a
 //! task of its own, with what it reports kept until a test asks for it.
 
 use std::time::Duration;
@@ -12,10 +12,13 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, quic, relay, tcp, yamux};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, quic, relay, tcp, tls, yamux,
+};
 use tokio::sync::mpsc;
 
 use crate::PROMPT;
+use crate::authority;
 use crate::server::Server;
 
 /// Streams one peer may have open, of either muxer.
@@ -30,6 +33,34 @@ pub(crate) enum Muxer {
     Mplex,
     /// QUIC's own streams, instead of TCP and Noise.
     Quic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Security {
+    Noise,
+    Tls,
+}
+
+/// How a peer comes to the relay; it speaks nothing else. A muxer alone stands
+/// for the usual way, with Noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) security: Security,
+    pub(crate) muxer: Muxer,
+}
+
+impl Way {
+    pub(crate) fn tls(muxer: Muxer) -> Self {
+        let security = Security::Tls;
+        Self { security, muxer }
+    }
+}
+
+impl From<Muxer> for Way {
+    fn from(muxer: Muxer) -> Self {
+        let security = Security::Noise;
+        Self { security, muxer }
+    }
 }
 
 /// What a peer is able to do beyond identify, ping and streams.
@@ -65,13 +96,13 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(kind: Kind, muxer: Muxer) -> Self {
-        Self::with_key(&Keypair::generate_ed25519(), kind, muxer)
+    pub(crate) fn new(kind: Kind, way: impl Into<Way>) -> Self {
+        Self::with_key(&Keypair::generate_ed25519(), kind, way)
     }
 
-    pub(crate) fn with_key(key: &Keypair, kind: Kind, muxer: Muxer) -> Self {
+    pub(crate) fn with_key(key: &Keypair, kind: Kind, way: impl Into<Way>) -> Self {
         let id = key.public().to_peer_id();
-        let swarm = swarm(key, kind, muxer);
+        let swarm = swarm(key, kind, way.into());
         let streams = swarm.behaviour().streams.new_control();
         let (commands, inbox) = mpsc::channel(16);
         let (outbox, events) = mpsc::channel(4096);
@@ -194,10 +225,11 @@ impl Peer {
 
 /// Two relay clients that met through the relay: who dialled, and who had
 /// reserved.
-pub(crate) async fn meet(server: &Server, muxer: Muxer) -> (Peer, Peer) {
-    let mut target = Peer::new(Kind::Client, muxer);
+pub(crate) async fn meet(server: &Server, way: impl Into<Way>) -> (Peer, Peer) {
+    let way = way.into();
+    let mut target = Peer::new(Kind::Client, way);
     target.reserve(server).await;
-    let mut source = Peer::new(Kind::Client, muxer);
+    let mut source = Peer::new(Kind::Client, way);
     source.dial(server.address_of(target.id()));
     assert!(source.until_connected(target.id()).await, "directly");
     assert!(target.until_connected(source.id()).await, "directly");
@@ -224,9 +256,13 @@ async fn drive(
     }
 }
 
-fn swarm(key: &Keypair, kind: Kind, muxer: Muxer) -> Swarm<Behaviour> {
+fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     let id = key.public().to_peer_id();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    // Takes what it knows, which bare TCP would take for its own.
+    let mut web = libp2p_websocket::Config::new(tcp());
+    web.set_tls_config(authority::trusted());
+    let tcp = web.or_transport(tcp());
     let (circuits, client) = match kind {
         Kind::Bare => (OptionalTransport::none(), None),
         Kind::Client | Kind::Puncher => {
@@ -247,9 +283,9 @@ fn swarm(key: &Keypair, kind: Kind, muxer: Muxer) -> Swarm<Behaviour> {
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(600))
         .with_max_negotiating_inbound_streams(STREAMS_MAX);
-    let transport = if muxer == Muxer::Quic {
+    let transport = if way.muxer == Muxer::Quic {
         // What runs inside a circuit is secured and multiplexed as elsewhere.
-        let circuits = secured(circuits, key, Muxer::Yamux);
+        let circuits = secured(circuits, key, Muxer::Yamux.into());
         quic::tokio::Transport::new(quic::Config::new(key))
             .or_transport(circuits)
             .map(|output, _| match output {
@@ -258,12 +294,12 @@ fn swarm(key: &Keypair, kind: Kind, muxer: Muxer) -> Swarm<Behaviour> {
             })
             .boxed()
     } else {
-        secured(circuits.or_transport(tcp), key, muxer)
+        secured(circuits.or_transport(tcp), key, way)
     };
     Swarm::new(transport, behaviour, id, config)
 }
 
-fn secured<T>(transport: T, key: &Keypair, muxer: Muxer) -> Boxed<(PeerId, StreamMuxerBox)>
+fn secured<T>(transport: T, key: &Keypair, way: Way) -> Boxed<(PeerId, StreamMuxerBox)>
 where
     T: Transport + Send + Unpin + 'static,
     T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -271,15 +307,24 @@ where
     T::ListenerUpgrade: Send + 'static,
     T::Dial: Send + 'static,
 {
-    let authenticated = transport
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key).unwrap());
-    match muxer {
-        Muxer::Yamux | Muxer::Quic => authenticated.multiplex(yamux::Config::default()).boxed(),
-        Muxer::Mplex => {
-            let mut mplex = libp2p_mplex::Config::new();
-            mplex.set_max_num_streams(STREAMS_MAX);
-            authenticated.multiplex(mplex).boxed()
+    let yamux = yamux::Config::default();
+    let mut mplex = libp2p_mplex::Config::new();
+    mplex.set_max_num_streams(STREAMS_MAX);
+    let transport = transport.upgrade(Version::V1Lazy);
+    match way.security {
+        Security::Noise => {
+            let secured = transport.authenticate(noise::Config::new(key).unwrap());
+            match way.muxer {
+                Muxer::Yamux | Muxer::Quic => secured.multiplex(yamux).boxed(),
+                Muxer::Mplex => secured.multiplex(mplex).boxed(),
+            }
+        }
+        Security::Tls => {
+            let secured = transport.authenticate(tls::Config::new(key).unwrap());
+            match way.muxer {
+                Muxer::Yamux | Muxer::Quic => secured.multiplex(yamux).boxed(),
+                Muxer::Mplex => secured.multiplex(mplex).boxed(),
+            }
         }
     }
 }

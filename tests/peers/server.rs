@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::PROMPT;
-use crate::peer::Muxer;
+use crate::peer::{Muxer, Way};
 
 /// How often a condition is looked at that comes about on its own.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -38,8 +38,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// As [`Self::start`], listening where peers of this kind come.
-    pub(crate) fn start_for(muxer: Muxer, settings: &[&str]) -> Self {
-        let listen: &[&str] = match muxer {
+    pub(crate) fn start_for(way: impl Into<Way>, settings: &[&str]) -> Self {
+        let listen: &[&str] = match way.into().muxer {
             Muxer::Yamux | Muxer::Mplex => &[],
             Muxer::Quic => &[QUIC_ONLY],
         };

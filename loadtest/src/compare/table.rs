@@ -87,8 +87,9 @@ struct Series {
 impl Results {
     /// Adds one run; `place` orders scenarios and ways in the table.
     pub(crate) fn add(&mut self, place: usize, kind: Kind, report: &Report) {
-        for (index, figure) in report.figures.iter().enumerate() {
-            let series = self.0.entry((place, index)).or_insert_with(|| Series {
+        for figure in &report.figures {
+            let key = self.key(place, &figure.name);
+            let series = self.0.entry(key).or_insert_with(|| Series {
                 scenario: report.scenario,
                 over: report.over,
                 figure: figure.name.clone(),
@@ -102,6 +103,16 @@ impl Results {
                 Kind::Waystation => series.waystation.push(figure.value),
             }
         }
+    }
+
+    /// Where this figure is, or is to be: by its name, as one server may tell more than
+    /// the other.
+    fn key(&self, place: usize, figure: &str) -> Key {
+        let there = || self.0.range((place, 0)..(place + 1, 0));
+        let mut known = there().filter(|(_, series)| series.figure == figure);
+        known
+            .next()
+            .map_or_else(|| (place, there().count()), |(key, _)| *key)
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
@@ -251,6 +262,26 @@ mod tests {
         let mut results = Results::default();
         results.add(0, Kind::Waystation, &report(1.0, 1.0));
         assert!(results.rows().is_empty());
+    }
+
+    #[test]
+    fn a_figure_that_one_server_lacks_does_not_shift_the_others() {
+        let mut results = Results::default();
+        results.add(0, Kind::Baseline, &report(900.0, 100.0));
+        let more = Report::new(
+            ScenarioName::Handshake,
+            "tcp".parse().expect("a way is given"),
+        )
+        .lower("server cpu/handshake", "us", 300.0)
+        .lower("allocated", "KiB", 7.0)
+        .higher("rate", "/s", 150.0);
+        results.add(0, Kind::Waystation, &more);
+        let rows = results.rows();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.figure, row.waystation))
+            .collect();
+        assert_eq!(rows, [("server cpu/handshake", 300.0), ("rate", 150.0)]);
     }
 
     #[test]

@@ -9,6 +9,11 @@
 use smallvec::SmallVec;
 
 use crate::engine::private_network::{Cipher, Spent};
+use crate::engine::record::RecordError;
+use crate::engine::websocket::WebSocketError;
+
+use super::tls::{RecordDecoder, RecordEncoder};
+use super::websocket::{FrameDecoder, FrameEncoder};
 
 /// Most layers: TLS, WebSocket, private network.
 const LAYERS_MAX: usize = 3;
@@ -21,12 +26,20 @@ pub const KEPT_MAX: usize = 20 * 1024;
 pub enum Decoder {
     /// The cipher of a private network.
     Private(Cipher),
+    /// The frames of WebSocket.
+    WebSocket(FrameDecoder),
+    /// The TLS around WebSocket.
+    Tls(RecordDecoder),
 }
 
 /// A layer's sending side.
 pub enum Encoder {
     /// The cipher of a private network.
     Private(Cipher),
+    /// The frames of WebSocket.
+    WebSocket(FrameEncoder),
+    /// The TLS around WebSocket.
+    Tls(RecordEncoder),
 }
 
 /// How the peer broke the rules of a layer, or a layer came to its end.
@@ -35,6 +48,12 @@ pub enum LayerError {
     /// The cipher of a private network.
     #[error(transparent)]
     Private(#[from] Spent),
+    /// The frames of WebSocket.
+    #[error("websocket: {0}")]
+    WebSocket(#[from] WebSocketError),
+    /// The TLS around WebSocket.
+    #[error("outer tls: {0}")]
+    Tls(#[from] RecordError),
 }
 
 impl LayerError {
@@ -43,6 +62,8 @@ impl LayerError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Private(_) => "private_network",
+            Self::WebSocket(_) => "websocket",
+            Self::Tls(_) => "outer_tls",
         }
     }
 }
@@ -65,6 +86,8 @@ pub struct Asides {
     pub pong: Option<Vec<u8>>,
     /// A WebSocket close frame with this code.
     pub close: Option<u16>,
+    /// The peer of the outer TLS has a new key and asks for one of ours.
+    pub renew: bool,
 }
 
 impl Asides {
@@ -78,6 +101,7 @@ impl Asides {
     pub fn merge(&mut self, later: Self) {
         self.pong = later.pong.or(self.pong.take());
         self.close = self.close.or(later.close);
+        self.renew |= later.renew;
     }
 }
 
@@ -94,7 +118,8 @@ impl Decoder {
     #[must_use]
     pub fn kept(&self) -> usize {
         match self {
-            Self::Private(_) => 0,
+            Self::Private(_) | Self::WebSocket(_) => 0,
+            Self::Tls(records) => records.kept(),
         }
     }
 
@@ -102,11 +127,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`LayerError`]: there is nothing more to come.
-    pub fn decode(
-        &mut self,
-        bytes: &mut [u8],
-        _asides: &mut Asides,
-    ) -> Result<Decoded, LayerError> {
+    pub fn decode(&mut self, bytes: &mut [u8], asides: &mut Asides) -> Result<Decoded, LayerError> {
         match self {
             Self::Private(cipher) => {
                 cipher.apply(bytes)?;
@@ -115,6 +136,8 @@ impl Decoder {
                     ended: false,
                 })
             }
+            Self::WebSocket(frames) => Ok(frames.decode(bytes, asides)?),
+            Self::Tls(records) => Ok(records.decode(bytes, asides)?),
         }
     }
 }
@@ -125,11 +148,13 @@ impl Encoder {
     ///
     /// # Errors
     /// [`LayerError`]: nothing more can be sent.
-    #[expect(clippy::ptr_arg, reason = "a layer that frames needs another length")]
-    pub fn encode(&mut self, bytes: &mut Vec<u8>, _asides: &mut Asides) -> Result<(), LayerError> {
+    pub fn encode(&mut self, bytes: &mut Vec<u8>, asides: &mut Asides) -> Result<(), LayerError> {
         match self {
-            Self::Private(cipher) => Ok(cipher.apply(bytes)?),
+            Self::Private(cipher) => cipher.apply(bytes)?,
+            Self::WebSocket(frames) => frames.encode(bytes, asides),
+            Self::Tls(records) => records.encode(bytes, asides)?,
         }
+        Ok(())
     }
 }
 
@@ -237,6 +262,7 @@ mod tests {
             asides.merge(Asides {
                 pong: pong.map(|byte| vec![byte]),
                 close,
+                ..Asides::default()
             });
         }
         assert_eq!((asides.pong, asides.close), (Some(vec![2]), Some(1000)));

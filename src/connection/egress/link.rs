@@ -105,7 +105,7 @@ impl Link for Egress {
                 } else {
                     mem::swap(&mut writer.carried, &mut state.carried);
                     state.of_circuits = 0;
-                    (writer, mem::take(&mut state.batch), state.asides.take())
+                    (writer, state.batch.take(), state.asides.take())
                 }
             };
             let outcome = writer.write(batch, asides, &self.metrics);

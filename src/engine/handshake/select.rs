@@ -1,5 +1,5 @@
 //! The muxer negotiation inside the secured channel, for peers that did not
-//! settle it in the Noise payloads: multistream-select in records.
+//! settle it in the handshake: multistream-select in records.
 //!
 //! Holds no bytes besides an incomplete multistream message. Plaintext behind
 //! the muxer's token belongs to the muxer and is handed on.
@@ -8,7 +8,7 @@ use super::session::{Authenticated, Local};
 use super::{HandshakeError, Role};
 use crate::engine::muxer::Muxer;
 use crate::engine::negotiate::{Dialer, NegotiateError, Negotiation, Reply, Responder};
-use crate::engine::record::{HEADER_LEN, OpenKey, SealKey, TAG_LEN};
+use crate::engine::record::{Opened, RecordError, SealKey};
 
 /// One negotiation, in either role.
 pub(super) struct Selection {
@@ -63,7 +63,16 @@ impl Selection {
         output: &mut Vec<u8>,
     ) -> Result<Option<Selected>, HandshakeError> {
         let Authenticated { seal, open, .. } = &mut self.peer;
-        let plaintext = open_record(open, record)?;
+        let opened = open.expand().and_then(|mut opener| opener.open(record));
+        let plaintext = match opened.map_err(HandshakeError::Record)? {
+            Opened::Plaintext(plaintext) => plaintext,
+            Opened::Nothing => return Ok(None),
+            Opened::Renew => {
+                seal.renew(output).map_err(HandshakeError::Record)?;
+                return Ok(None);
+            }
+            Opened::Closed => return Err(HandshakeError::Record(RecordError::Unexpected)),
+        };
         match &mut self.side {
             Side::Responder(responder) => {
                 let names: Vec<_> = local.muxers.iter().map(|muxer| muxer.protocol()).collect();
@@ -112,13 +121,6 @@ fn proposal(local: &Local, index: usize) -> Result<Muxer, HandshakeError> {
         .ok_or(HandshakeError::Muxer(NegotiateError::NoAgreement))
 }
 
-fn open_record<'a>(
-    open: &mut OpenKey,
-    record: &'a mut [u8],
-) -> Result<&'a mut [u8], HandshakeError> {
-    open.open(record).map_err(HandshakeError::Record)
-}
-
 /// Lets `write` append plaintext to `output` and makes one record of it, where
 /// it stands; nothing if nothing was written.
 fn seal_into<R>(
@@ -126,13 +128,14 @@ fn seal_into<R>(
     output: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>) -> R,
 ) -> Result<R, HandshakeError> {
-    let start = output.len();
-    output.extend_from_slice(&[0; HEADER_LEN]);
+    let (start, framing) = (output.len(), seal.framing());
+    let body = start + framing.header();
+    output.resize(body, 0);
     let written = write(output);
-    if output.len() == start + HEADER_LEN {
+    if output.len() == body {
         output.truncate(start);
     } else {
-        output.extend_from_slice(&[0; TAG_LEN]);
+        output.resize(output.len() + framing.trailer(), 0);
         seal.seal(&mut output[start..])
             .map_err(HandshakeError::Record)?;
     }

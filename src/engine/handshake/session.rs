@@ -11,9 +11,11 @@ use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
 
 use super::crypto::{KEY_LEN, KeyError, KeyPair, Resolver};
+use super::tls::TlsLocal;
 use super::{HandshakeError, Role};
 use crate::engine::muxer::Muxer;
 use crate::engine::record::{HEADER_LEN, OpenKey, SealKey};
+use crate::engine::security::Security;
 use crate::wire::noise::{Payload, SIGNATURE_PREFIX};
 
 /// Longest Noise handshake message accepted, the length prefix not counted.
@@ -64,6 +66,10 @@ pub struct Local {
     static_key: Arc<KeyPair>,
     pub(super) payload: Vec<u8>,
     pub(super) muxers: Vec<Muxer>,
+    /// What is offered, the preferred one first; dialers propose nothing else
+    /// than that one.
+    pub(super) security: Vec<Security>,
+    pub(super) tls: Option<TlsLocal>,
     /// Makes a handshake repeatable, so that a recorded one can be replayed.
     #[cfg(test)]
     pub(super) ephemeral: Option<[u8; KEY_LEN]>,
@@ -90,19 +96,32 @@ impl Local {
             static_key: static_key.0,
             payload,
             muxers: muxers.to_vec(),
+            security: vec![Security::Noise],
+            tls: None,
             #[cfg(test)]
             ephemeral: None,
         }
     }
+
+    /// Offers TLS, too, or in place of Noise: `security` is the list of what is
+    /// offered, the preferred one first.
+    #[must_use]
+    pub fn with_tls(mut self, mut tls: TlsLocal, security: &[Security]) -> Self {
+        tls.offer(&self.muxers);
+        self.tls = Some(tls);
+        self.security = security.to_vec();
+        self
+    }
 }
 
-/// What a finished Noise handshake knows.
+/// What a finished Noise or TLS handshake knows.
 pub(super) struct Authenticated {
     pub(super) peer_id: PeerId,
     pub(super) public_key: PublicKey,
+    pub(super) security: Security,
     pub(super) seal: SealKey,
     pub(super) open: OpenKey,
-    /// The muxer both payloads agree on.
+    /// The muxer that both sides agreed on in the handshake itself.
     pub(super) early_muxer: Option<Muxer>,
 }
 
@@ -199,6 +218,7 @@ impl Session {
             // From the canonical encoding, never from the bytes received.
             peer_id: verified.public_key.to_peer_id(),
             public_key: verified.public_key,
+            security: Security::Noise,
             seal: SealKey::new(seal),
             open: OpenKey::new(open),
             early_muxer: verified.early_muxer,

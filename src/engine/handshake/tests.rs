@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod tls;
+
 use libp2p_identity::Keypair;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::engine::record::{MAX_PLAINTEXT, TAG_LEN};
+use crate::engine::record::{MAX_PLAINTEXT, RecordError, TAG_LEN};
 use crate::wire::multistream::{self, Message};
 use crate::wire::noise::Payload;
 
@@ -361,7 +363,10 @@ fn a_payload_in_message_1_is_ignored() {
     let key = Keypair::generate_ed25519();
     let ours = local(&key, &BOTH);
     let mut b = End::responder(&ours);
-    let mut flight = tokens(&[Message::Header, Message::Protocol(NOISE)]);
+    let mut flight = tokens(&[
+        Message::Header,
+        Message::Protocol(Security::Noise.protocol()),
+    ]);
     flight.extend([0, 36]);
     flight.extend([9; 32]);
     flight.extend(b"hey!");
@@ -374,7 +379,10 @@ fn a_payload_in_message_1_is_ignored() {
 fn broken_handshake_messages_are_refused() {
     let key = Keypair::generate_ed25519();
     let ours = local(&key, &BOTH);
-    let opening = tokens(&[Message::Header, Message::Protocol(NOISE)]);
+    let opening = tokens(&[
+        Message::Header,
+        Message::Protocol(Security::Noise.protocol()),
+    ]);
     let first = |frame: &[u8]| {
         let mut b = End::responder(&ours);
         b.receive(&[&opening[..], frame].concat());
@@ -611,7 +619,7 @@ proptest! {
         let identity = Keypair::ed25519_from_bytes([3; 32]).unwrap();
         let ours = signed_by(&identity, StaticKey::fixed([1; 32]), &BOTH);
         let mut input = if greeted {
-            tokens(&[Message::Header, Message::Protocol(NOISE)])
+            tokens(&[Message::Header, Message::Protocol(Security::Noise.protocol())])
         } else {
             Vec::new()
         };

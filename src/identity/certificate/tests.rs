@@ -196,10 +196,10 @@ fn two_certificates_are_one_too_many() {
 fn validity_is_now() {
     let identity = Keypair::generate_ed25519();
     let expired = spoiled(&identity, |params| {
-        params.not_after = date_time_ymd(2020, 1, 1)
+        params.not_after = date_time_ymd(2020, 1, 1);
     });
     let early = spoiled(&identity, |params| {
-        params.not_before = date_time_ymd(4000, 1, 1)
+        params.not_before = date_time_ymd(4000, 1, 1);
     });
     assert!(taken(expired).is_err());
     assert!(taken(early).is_err());
@@ -270,7 +270,7 @@ fn keys_on_p384_are_taken_and_on_p521_are_not() {
 fn a_server_with_a_bad_certificate_is_refused() {
     let identity = Keypair::generate_ed25519();
     let expired = spoiled(&identity, |params| {
-        params.not_after = date_time_ymd(2020, 1, 1)
+        params.not_after = date_time_ymd(2020, 1, 1);
     });
     let (_, client) = handshake(showing(expired).server(&[ALPN]), ours().client(&[ALPN]));
     assert!(client.is_err());

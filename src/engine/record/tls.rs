@@ -1,0 +1,390 @@
+//! TLS 1.3 records (RFC 8446 §5) with keys that a handshake has left behind,
+//! key updates of either side included (§4.6.3, §7.2).
+//!
+//! A direction is its traffic secret, the key and the nonce made of it: 150
+//! bytes, where a prepared AES-GCM context takes 600. Bounds how many records
+//! without data a peer may send ([`IDLE_RECORDS_MAX`]) and how much one key
+//! seals ([`RENEW_AT`]). Handshakes are left to `engine/tls.rs`.
+
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
+use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+
+use super::{Framing, Opened, RecordError, TAG_LEN};
+
+/// Bytes of type, version and length in front of a record.
+const HEADER_LEN: usize = Framing::TLS.header();
+
+/// Longest body of a record (RFC 8446 §5.2): 2^14 and 256 for expansion.
+const BODY_MAX: usize = 16_384 + 256;
+
+/// Records without data that a peer may send beyond one for each
+/// [`IDLE_RECORD_PER`] bytes. Honest peers send two tickets, or a key update in
+/// 2^24 records. go gives up after 16 in a row, OpenSSL after 32.
+const IDLE_RECORDS_MAX: u8 = 16;
+
+/// Bytes of data that earn a peer another record without data.
+const IDLE_RECORD_PER: u32 = 1 << 20;
+
+/// Records that one key seals before we take another. AES-GCM may be trusted
+/// with 2^24.5 full ones (RFC 8446 §5.5).
+const RENEW_AT: u64 = 1 << 24;
+
+/// Content types of records.
+mod content {
+    pub(super) const ALERT: u8 = 21;
+    pub(super) const HANDSHAKE: u8 = 22;
+    pub(super) const DATA: u8 = 23;
+}
+
+/// Types of handshake messages that may come behind the handshake.
+mod message {
+    pub(super) const NEW_SESSION_TICKET: u8 = 4;
+    pub(super) const KEY_UPDATE: u8 = 24;
+}
+
+const CLOSE_NOTIFY: u8 = 0;
+const WARNING: u8 = 1;
+
+/// What records are sealed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// `TLS_AES_128_GCM_SHA256`
+    Aes128,
+    /// `TLS_AES_256_GCM_SHA384`
+    Aes256,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    ChaCha20,
+}
+
+impl Suite {
+    const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128 => 16,
+            Self::Aes256 | Self::ChaCha20 => 32,
+        }
+    }
+
+    const fn secret_len(self) -> usize {
+        match self {
+            Self::Aes128 | Self::ChaCha20 => 32,
+            Self::Aes256 => 48,
+        }
+    }
+}
+
+/// A traffic secret: as long as the hash of its suite, 48 bytes at most.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Secret(Bytes);
+
+type Bytes = [[u8; 16]; 3];
+
+impl Secret {
+    /// The secret in these bytes, if any suite has secrets of that length.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut secret = Self::default();
+        secret
+            .0
+            .as_flattened_mut()
+            .get_mut(..bytes.len())?
+            .copy_from_slice(bytes);
+        Some(secret)
+    }
+}
+
+/// One direction: its secret, and what is made of it.
+struct Direction {
+    suite: Suite,
+    secret: Secret,
+    key: [u8; 32],
+    iv: [u8; 12],
+    counter: u64,
+}
+
+impl Direction {
+    fn new(suite: Suite, secret: Secret) -> Self {
+        let (mut key, mut iv) = ([0; 32], [0; 12]);
+        expand_label(suite, &secret, b"key", &mut key[..suite.key_len()]);
+        expand_label(suite, &secret, b"iv", &mut iv);
+        Self {
+            suite,
+            secret,
+            key,
+            iv,
+            counter: 0,
+        }
+    }
+
+    /// What follows this one when a side updates its key.
+    fn next(&self) -> Self {
+        let mut secret = Secret::default();
+        let bytes = &mut secret.0.as_flattened_mut()[..self.suite.secret_len()];
+        expand_label(self.suite, &self.secret, b"traffic upd", bytes);
+        Self::new(self.suite, secret)
+    }
+
+    fn expand(&self) -> Result<LessSafeKey, RecordError> {
+        let algorithm = match self.suite {
+            Suite::Aes128 => &AES_128_GCM,
+            Suite::Aes256 => &AES_256_GCM,
+            Suite::ChaCha20 => &CHACHA20_POLY1305,
+        };
+        UnboundKey::new(algorithm, &self.key[..self.suite.key_len()])
+            .map(LessSafeKey::new)
+            .map_err(|_| RecordError::Authentication)
+    }
+
+    /// RFC 8446 §5.3: the counter, big-endian, over the end of the vector.
+    fn nonce(&mut self) -> Result<Nonce, RecordError> {
+        let current = self.counter;
+        self.counter = current.checked_add(1).ok_or(RecordError::Exhausted)?;
+        let mut nonce = self.iv;
+        for (byte, counted) in nonce[4..].iter_mut().zip(current.to_be_bytes()) {
+            *byte ^= counted;
+        }
+        Ok(Nonce::assume_unique_for_key(nonce))
+    }
+}
+
+/// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
+fn expand_label(suite: Suite, secret: &Secret, label: &[u8], out: &mut [u8]) {
+    struct Length(usize);
+    impl KeyType for Length {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    const PREFIX: &[u8] = b"tls13 ";
+    let hash = match suite {
+        Suite::Aes128 | Suite::ChaCha20 => HKDF_SHA256,
+        Suite::Aes256 => HKDF_SHA384,
+    };
+    let byte = |length: usize| [u8::try_from(length).expect("labels and keys are short")];
+    let info = [
+        &[0],
+        &byte(out.len())[..],
+        &byte(PREFIX.len() + label.len()),
+        PREFIX,
+        label,
+        &[0],
+    ];
+    Prk::new_less_safe(hash, &secret.0.as_flattened()[..suite.secret_len()])
+        .expand(&info, Length(out.len()))
+        .and_then(|okm| okm.fill(out))
+        .expect("a key is shorter than what a hash can be expanded to");
+}
+
+/// The record at the front of `bytes`, which has to look like all records do
+/// once keys are there.
+#[inline]
+pub(super) fn announced(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
+    let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
+    if kind != content::DATA {
+        return Err(RecordError::Unexpected);
+    }
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length > BODY_MAX {
+        return Err(RecordError::TooLarge);
+    }
+    Ok(Some(HEADER_LEN + length))
+}
+
+/// The header of a record with a body of that length; authenticated, too.
+fn header(body: usize) -> Result<[u8; HEADER_LEN], RecordError> {
+    if body > BODY_MAX {
+        return Err(RecordError::TooLarge);
+    }
+    let [high, low] = u16::try_from(body)
+        .map_err(|_| RecordError::TooLarge)?
+        .to_be_bytes();
+    Ok([content::DATA, 3, 3, high, low])
+}
+
+/// The peer's direction.
+pub(super) struct TlsOpen {
+    direction: Direction,
+    /// Records without data that the peer may still send.
+    idle_left: u8,
+    /// Bytes of data on the way to one more.
+    earning: u32,
+}
+
+impl TlsOpen {
+    pub(super) fn new(suite: Suite, secret: &Secret) -> Self {
+        Self {
+            direction: Direction::new(suite, *secret),
+            idle_left: IDLE_RECORDS_MAX,
+            earning: 0,
+        }
+    }
+
+    fn earn(&mut self, bytes: usize) {
+        self.earning = self
+            .earning
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.earning >= IDLE_RECORD_PER {
+            self.earning = 0;
+            self.idle_left = IDLE_RECORDS_MAX.min(self.idle_left + 1);
+        }
+    }
+
+    fn spend(&mut self) -> Result<(), RecordError> {
+        self.idle_left = self.idle_left.checked_sub(1).ok_or(RecordError::Flood)?;
+        Ok(())
+    }
+}
+
+/// A [`TlsOpen`] at work.
+pub(super) struct TlsOpener<'k> {
+    aead: LessSafeKey,
+    keys: &'k mut TlsOpen,
+}
+
+impl<'k> TlsOpener<'k> {
+    pub(super) fn new(keys: &'k mut TlsOpen) -> Result<Self, RecordError> {
+        let aead = keys.direction.expand()?;
+        Ok(Self { aead, keys })
+    }
+
+    #[inline]
+    pub(super) fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, RecordError> {
+        if body.len() <= TAG_LEN {
+            return Err(RecordError::Authentication);
+        }
+        let aad = Aad::from(header(body.len())?);
+        let nonce = self.keys.direction.nonce()?;
+        let inner = self
+            .aead
+            .open_in_place(nonce, aad, body)
+            .map_err(|_| RecordError::Authentication)?;
+        // The last byte that is not padding is the type of what it follows.
+        let end = inner.iter().rposition(|byte| *byte != 0);
+        let (plaintext, kind) = inner.split_at_mut(end.ok_or(RecordError::Unexpected)?);
+        match kind[0] {
+            content::DATA if plaintext.is_empty() => {
+                self.keys.spend()?;
+                Ok(Opened::Nothing)
+            }
+            content::DATA => {
+                self.keys.earn(plaintext.len());
+                Ok(Opened::Plaintext(plaintext))
+            }
+            content::HANDSHAKE => self.message(plaintext),
+            content::ALERT => match *plaintext {
+                [_, CLOSE_NOTIFY] => Ok(Opened::Closed),
+                [_, reason] => Err(RecordError::Alert(reason)),
+                _ => Err(RecordError::Unexpected),
+            },
+            _ => Err(RecordError::Unexpected),
+        }
+    }
+
+    /// A key update makes up a record by itself, since records behind it have
+    /// another key. Tickets are for clients that come back; we do not.
+    fn message<'a>(&mut self, message: &[u8]) -> Result<Opened<'a>, RecordError> {
+        self.keys.spend()?;
+        match *message {
+            [message::KEY_UPDATE, 0, 0, 1, request @ (0 | 1)] => {
+                self.keys.direction = self.keys.direction.next();
+                self.aead = self.keys.direction.expand()?;
+                Ok(if request == 1 {
+                    Opened::Renew
+                } else {
+                    Opened::Nothing
+                })
+            }
+            [message::NEW_SESSION_TICKET, ..] => Ok(Opened::Nothing),
+            _ => Err(RecordError::Unexpected),
+        }
+    }
+}
+
+/// Our direction.
+pub(super) struct TlsSeal {
+    direction: Direction,
+}
+
+impl TlsSeal {
+    pub(super) fn new(suite: Suite, secret: &Secret) -> Self {
+        Self {
+            direction: Direction::new(suite, *secret),
+        }
+    }
+
+    pub(super) fn renew(&mut self, output: &mut Vec<u8>) -> Result<(), RecordError> {
+        // Never a request: the peer renews when it sees fit.
+        self.append(
+            content::HANDSHAKE,
+            &[message::KEY_UPDATE, 0, 0, 1, 0],
+            output,
+        )?;
+        self.direction = self.direction.next();
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, output: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.append(content::ALERT, &[WARNING, CLOSE_NOTIFY], output)
+    }
+
+    pub(super) fn is_worn(&self) -> bool {
+        self.direction.counter >= RENEW_AT
+    }
+
+    fn append(
+        &mut self,
+        kind: u8,
+        plaintext: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        let start = output.len();
+        output.extend_from_slice(&[0; HEADER_LEN]);
+        output.extend_from_slice(plaintext);
+        output.extend_from_slice(&[0; Framing::TLS.trailer()]);
+        TlsSealer::new(self)?.seal_as(kind, &mut output[start..])
+    }
+}
+
+/// A [`TlsSeal`] at work.
+pub(super) struct TlsSealer<'k> {
+    aead: LessSafeKey,
+    keys: &'k mut TlsSeal,
+}
+
+impl<'k> TlsSealer<'k> {
+    pub(super) fn new(keys: &'k mut TlsSeal) -> Result<Self, RecordError> {
+        let aead = keys.direction.expand()?;
+        Ok(Self { aead, keys })
+    }
+
+    #[inline]
+    pub(super) fn seal(&mut self, frame: &mut [u8]) -> Result<(), RecordError> {
+        self.seal_as(content::DATA, frame)
+    }
+
+    fn seal_as(&mut self, kind: u8, frame: &mut [u8]) -> Result<(), RecordError> {
+        if frame.len() < HEADER_LEN + Framing::TLS.trailer()
+            || frame.len() > Framing::TLS.record_max()
+        {
+            return Err(RecordError::TooLarge);
+        }
+        let header = header(frame.len() - HEADER_LEN)?;
+        let nonce = self.keys.direction.nonce()?;
+        frame[..HEADER_LEN].copy_from_slice(&header);
+        let end = frame.len() - TAG_LEN;
+        frame[end - 1] = kind;
+        let (inner, room) = frame[HEADER_LEN..].split_at_mut(end - HEADER_LEN);
+        let tag = self
+            .aead
+            .seal_in_place_separate_tag(nonce, Aad::from(header), inner)
+            .map_err(|_| RecordError::TooLarge)?;
+        room.copy_from_slice(tag.as_ref());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

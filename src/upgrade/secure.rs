@@ -1,0 +1,47 @@
+//! Into the TLS of secure WebSocket, with a certificate of the operator's.
+//!
+//! Bounded by what the engine takes of a handshake. A client that is refused is
+//! told why in an alert.
+
+use std::future::poll_fn;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::UpgradeError;
+use super::drive::Line;
+use crate::connection::carrier::layer::{Decoder, Encoder};
+use crate::connection::carrier::tls::{RecordDecoder, RecordEncoder};
+use crate::engine::tls::{HANDSHAKE_MAX, TlsHandshake};
+
+/// Shakes hands with a client, and encrypts whatever comes next.
+pub(super) async fn accept<S>(line: &mut Line<S>, config: ServerConfig) -> Result<(), UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut handshake = TlsHandshake::server(config).map_err(UpgradeError::Secure)?;
+    let mut answer = Vec::new();
+    let finished = loop {
+        let taken = handshake.handle_input(&mut line.input, &mut answer);
+        line.carrier.enqueue(&answer)?;
+        answer.clear();
+        match taken {
+            Ok((used, finished)) => {
+                line.input.drain(..used);
+                if let Some(finished) = finished {
+                    break finished;
+                }
+            }
+            Err(error) => {
+                // Told as far as the client listens; the deadline is running.
+                poll_fn(|cx| line.carrier.poll_flush(cx)).await?;
+                return Err(UpgradeError::Secure(error));
+            }
+        }
+        line.more(HANDSHAKE_MAX).await?;
+    };
+    let decoder = Decoder::Tls(RecordDecoder::new(finished.open));
+    let encoder = Encoder::Tls(RecordEncoder::new(finished.seal));
+    line.carrier.push(decoder, encoder, &mut line.input)?;
+    Ok(())
+}
