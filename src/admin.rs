@@ -1,11 +1,12 @@
-//! The HTTP side for operators: metrics, liveness, readiness, and the rules of
-//! access.
+//! The HTTP side for operators: metrics, liveness, readiness, the rules of
+//! access, and the addresses.
 //!
 //! Owns the listener on `admin.address`. Bounds what its clients may hold: a
 //! number of connections, one request for each, a deadline for the request's
 //! head and one over everything. It runs on the main thread's
 //! runtime, so that it answers while workers are busy.
 
+pub mod addresses;
 pub mod api;
 mod endpoints;
 mod guard;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::state::access::rulebook::Rulebook;
+use crate::state::addresses::Addresses;
 
 use guard::Guard;
 
@@ -48,6 +50,7 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
     pub rulebook: Arc<Rulebook>,
+    pub addresses: Arc<Addresses>,
 }
 
 /// What clients of the admin server may hold.

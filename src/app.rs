@@ -5,6 +5,7 @@
 //! wrong is told before the first peer is let in.
 
 mod access;
+mod addresses;
 mod certificates;
 pub mod cli;
 mod descriptors;

@@ -82,8 +82,12 @@ schema::sections! {
 
     /// What we tell peers about where to reach us.
     announce: AnnounceConfig {
-        /// Public addresses, for a host behind a NAT or with a DNS name. Empty:
-        /// the addresses we listen on.
+        /// What peers are told in place of what the server finds out, for a host
+        /// behind a NAT or with a DNS name: "/ip4/…/tcp/PORT",
+        /// "/dns4/NAME/udp/PORT/quic-v1", "/dns4/NAME/tcp/PORT/tls/ws" or
+        /// "/dnsaddr/NAME". Empty: the addresses of the interfaces, watched, and
+        /// public ones that peers in several networks see us under. `waystation
+        /// addresses` shows them all.
         addresses: Vec<Multiaddr> = Vec::new(),
     }
 

@@ -498,6 +498,43 @@ fn rules_of_a_server_that_does_not_run_are_one_line() {
 }
 
 #[test]
+fn without_a_server_addresses_are_those_that_a_start_would_have() {
+    let host = Host::new();
+    let settings = [
+        "--set",
+        "admin.address=",
+        "--set",
+        "announce.addresses=/dns4/relay.example.net/tcp/4001",
+    ];
+    let run = |arguments: &[&str]| host.run(&[arguments, &settings].concat());
+    let keyless = refusal(&run(&["addresses"]));
+    assert!(keyless[0].contains("identity.key_file"), "{keyless:?}");
+    let created = stdout(&host.run(&["identity", "create"]));
+    let peer = labelled(&created, "peer id");
+
+    let shown = run(&["addresses"]);
+    let said = String::from_utf8(shown.stderr.clone()).unwrap();
+    assert!(
+        said.ends_with("the addresses that a start would have\n"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let shown = stdout(&shown);
+    let line = shown.lines().find(|line| line.contains("/dns4/")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    assert_eq!(words, ["configured", "everybody"]);
+    let records = stdout(&run(&["dnsaddr", "Example.net."]));
+    assert_eq!(
+        records,
+        format!(
+            "_dnsaddr.example.net. IN TXT \"dnsaddr=/dns4/relay.example.net/tcp/4001/p2p/{peer}\"\n"
+        )
+    );
+    let nameless = host.run(&["dnsaddr", "not a name"]);
+    assert_eq!(nameless.status.code(), Some(2));
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense_is_an_operator_error() {
     let host = Host::new();
     for arguments in [

@@ -56,7 +56,7 @@ impl Server {
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
         let addresses = Addresses::new(&[], &[], identity.peer_id());
-        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_nanos());
+        let answer = Answer::new(&identity, &menu, &addresses.told(), clock::unix_nanos());
         let relay = Relay {
             access: Arc::new(Access::new(
                 &config,

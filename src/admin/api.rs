@@ -218,7 +218,7 @@ pub(super) fn refusal(status: StatusCode, error: String) -> Response {
     json(status, &Refused { error })
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let body = serde_json::to_string(body).expect("numbers and texts become JSON");
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

@@ -14,7 +14,7 @@ use axum::routing::get;
 use serde::Serialize;
 
 use super::guard::Guard;
-use super::{AdminState, Phase, api};
+use super::{AdminState, Phase, addresses, api};
 use crate::clock;
 use crate::metrics::{self, Usage};
 
@@ -26,19 +26,22 @@ const INDEX: &str = "<!DOCTYPE html>
 <li><a href=\"/livez\">/livez</a>: 200 while every worker turns
 <li><a href=\"/readyz\">/readyz</a>: 200 while new peers are taken, and how many more fit
 <li><a href=\"/api/v1/access\">/api/v1/access</a>: the rules of who may connect, made at run time
+<li><a href=\"/api/v1/addresses\">/api/v1/addresses</a>: where peers reach us, and why not elsewhere
 </ul>
 </html>
 ";
 
 pub(super) fn router(state: AdminState, guard: Arc<Guard>) -> Router {
-    let api = api::router(Arc::clone(&state.rulebook), guard);
+    let rules = api::router(Arc::clone(&state.rulebook), Arc::clone(&guard));
+    let addresses = addresses::router(Arc::clone(&state.addresses), guard);
     Router::new()
         .route("/", get(|| async { Html(INDEX) }))
         .route("/metrics", get(scrape))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .with_state(state)
-        .merge(api)
+        .merge(rules)
+        .merge(addresses)
         .layer(map_response(never_stored))
 }
 

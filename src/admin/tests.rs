@@ -8,12 +8,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use libp2p_identity::PeerId;
+
 use crate::clock;
 use crate::config::{AccessLists, Config};
 use crate::state::access::Access;
 use crate::store::Store;
 
 mod api;
+
+/// The only one that the server has.
+const ADDRESS: &str = "/ip4/8.8.8.8/tcp/4001";
 
 struct Running {
     address: SocketAddr,
@@ -39,6 +44,7 @@ impl Running {
             metrics,
             health: Health::new(1, clock::now()),
             rulebook: Arc::new(rulebook.unwrap()),
+            addresses: Addresses::new(&[], &[ADDRESS.parse().unwrap()], PeerId::random()),
         };
         let token = token.map(str::to_owned);
         let address = SocketAddr::from((host, 0));

@@ -6,6 +6,7 @@
 //! a setting means is left to `config`, serving to [`super::run`].
 
 mod access;
+mod addresses;
 mod client;
 
 use std::io::{self, Write};
@@ -81,6 +82,12 @@ enum Command {
         #[command(subcommand)]
         command: access::AccessCommand,
     },
+    /// Where peers reach this server: each address with where it comes from, who
+    /// is told of it, and why others are not.
+    Addresses(addresses::Show),
+    /// The TXT records that make a name in the DNS stand for this server, as
+    /// /dnsaddr/NAME, among bootstrap addresses.
+    Dnsaddr(addresses::Dnsaddr),
     /// Dial a server as a peer would, and show what it answers: who it is, what
     /// it offers, how fast. Exit code 1 if it does not answer as it should.
     Probe(Probe),
@@ -204,6 +211,8 @@ impl Arguments {
             Some(Command::Deny(rule)) => rule.execute(settings, Verdict::Deny),
             Some(Command::Allow(rule)) => rule.execute(settings, Verdict::Allow),
             Some(Command::Access { command }) => command.execute(settings),
+            Some(Command::Addresses(show)) => show.execute(settings),
+            Some(Command::Dnsaddr(dnsaddr)) => dnsaddr.execute(settings),
             Some(Command::Probe(probe)) => probe.execute(),
         }
     }

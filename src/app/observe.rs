@@ -26,6 +26,11 @@ pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &A
         metrics
             .peerstore
             .set_usage(known.peers, known.addresses, known.bytes, known.changed);
+        let addresses = &context.relay.addresses;
+        let announced = addresses.told().all().len();
+        metrics
+            .identify
+            .set_addresses(announced, addresses.observed_count());
         let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
         let [streams, ping, identify, push, hop] = context.streams.usage();

@@ -21,7 +21,7 @@ use crate::{
     service::{Menu, hop::Relay, identify::Answer},
     state::{
         access::{Access, rulebook::Rulebook},
-        addresses::Addresses,
+        addresses::{Addresses, Told},
         circuits::Circuits,
         connections::{Connections, Marks},
         limits::{AsnDatabase, Buffers, Limits, StreamLimits},
@@ -32,7 +32,7 @@ use crate::{
 };
 
 use super::{
-    access, certificates, descriptors, housekeeping, interfaces,
+    access, addresses, certificates, descriptors, housekeeping,
     observe::observe,
     peers, quic,
     shutdown::{self, Signals},
@@ -69,7 +69,8 @@ impl Files {
 /// A server that has its sockets and its workers.
 pub(super) struct Server {
     identity: Identity,
-    addresses: Vec<Multiaddr>,
+    /// As the workers were started with them.
+    told: Arc<Told>,
     admin: Option<(SocketAddr, AdminServer)>,
     health: Arc<Health>,
     rulebook: Arc<Rulebook>,
@@ -156,19 +157,17 @@ impl Server {
         workers: usize,
     ) -> anyhow::Result<Self> {
         let config = &loaded.config;
-        let addresses = Addresses::new(
-            &config.announce.addresses,
-            &interfaces::expand(bound),
-            identity.peer_id(),
-        );
+        let configured = loaded.announce_addresses(&identity.peer_id())?;
+        let addresses = Addresses::new(&configured, bound, identity.peer_id());
+        addresses::read_interfaces(&addresses);
         let metrics = Metrics::new();
         let access = Access::new(config, &files.lists, &metrics.access);
         let store = store::open(loaded, &metrics)?;
         let health = Health::new(workers, clock::now());
-        let listed = addresses.all();
+        let told = addresses.told();
         let buffers = Buffers::new(config.connections.buffers_max);
         let context = context(
-            config, &identity, addresses, access, &buffers, &metrics, &store,
+            config, &identity, &addresses, access, &buffers, &metrics, &store,
         );
         let limits = Limits::with_systems(&config.connections, files.systems);
         let (private, certificates) = (files.private_network, files.certificates);
@@ -187,11 +186,11 @@ impl Server {
             running: CancellationToken::new(),
         };
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
-        let admin = bind_admin(loaded, files.token, &metrics, &health, &rulebook).await?;
+        let admin = bind_admin(loaded, files.token, &shared.context, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
         Ok(Self {
             identity,
-            addresses: listed,
+            told,
             admin,
             health,
             rulebook,
@@ -213,7 +212,7 @@ impl Server {
 
     /// The addresses to hand out, each ending in our peer id.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        self.addresses.clone()
+        self.told.all()
     }
 
     /// Where the admin server listens.
@@ -229,17 +228,19 @@ impl Server {
     /// Serves until a signal, then shuts down in phases.
     pub(super) async fn run(self, mut signals: Signals) {
         let supervisor = Supervisor::default();
+        let until = CancellationToken::new();
         let admin_running = CancellationToken::new();
         if let Some((_, admin)) = self.admin {
             supervisor.spawn("admin", admin.serve(admin_running.clone()));
         }
         let housekeeping = housekeeping::keep(self.shared.clone(), Arc::clone(&self.health));
-        let until = CancellationToken::new();
         let rules = access::tend_rules(Arc::clone(&self.rulebook));
         let trimming = trimmer::task(&self.shared, self.memory_max);
         background(&supervisor, "housekeeping", &until, housekeeping);
         background(&supervisor, "rules", &until, rules);
         background(&supervisor, "trimmer", &until, trimming);
+        let telling = addresses::keep(Arc::clone(&self.shared.context), self.told);
+        background(&supervisor, "addresses", &until, telling);
         let tending = certificates::tend(self.certificates, &self.shared, signals.take_hangup());
         background(&supervisor, "certificates", &until, tending);
         let context = Arc::clone(&self.shared.context);
@@ -289,14 +290,14 @@ fn background(
 fn context(
     config: &Config,
     identity: &Identity,
-    addresses: Addresses,
+    addresses: &Arc<Addresses>,
     access: Access,
     buffers: &Arc<Buffers>,
     metrics: &Arc<Metrics>,
     store: &Store,
 ) -> Context {
     let menu = Menu::new(config.relay.enabled);
-    let answer = Answer::new(identity, &menu, &addresses, clock::unix_nanos());
+    let answer = Answer::new(identity, &menu, &addresses.told(), clock::unix_nanos());
     metrics.relay.set_serving(config.relay.enabled);
     metrics.connections.set_max(config.connections.max);
     metrics
@@ -306,7 +307,7 @@ fn context(
     let relay = Relay {
         identity: identity.clone(),
         access: Arc::new(access),
-        addresses,
+        addresses: Arc::clone(addresses),
         reservations: Reservations::new(
             config,
             Arc::clone(&connections),
@@ -365,7 +366,7 @@ fn upgrade_context(
 async fn bind_admin(
     loaded: &Loaded,
     token: Option<String>,
-    metrics: &Arc<Metrics>,
+    context: &Context,
     health: &Arc<Health>,
     rulebook: &Arc<Rulebook>,
 ) -> anyhow::Result<Option<(SocketAddr, AdminServer)>> {
@@ -376,7 +377,8 @@ async fn bind_admin(
         tracing::info!(%address, "any account on this host may change rules, as admin.token_file is empty");
     }
     let state = AdminState {
-        metrics: Arc::clone(metrics),
+        metrics: Arc::clone(&context.metrics),
+        addresses: Arc::clone(&context.relay.addresses),
         health: Arc::clone(health),
         rulebook: Arc::clone(rulebook),
     };

@@ -24,7 +24,7 @@ use crate::{
     metrics::{self, ConnectionLabels, Direction, SocketGuard, Transport, UpgradeTimer},
     state::limits::{Buffers, Limits, Refusal, SocketPermit},
     upgrade::{Entrance, Entrances, Incoming, UpgradeContext, UpgradeError, Upgraded},
-    wire::proxy::Source,
+    wire::{DecodeError, proxy::Source},
 };
 
 use super::supervisor::Supervisor;
@@ -225,7 +225,7 @@ async fn raise(
     if proxied {
         let source = incoming.source().await;
         if let Source::Host(host) = source.map_err(|error| Failure::Upgrade(remote, error))? {
-            remote = SocketAddr::new(host.ip().to_canonical(), host.port());
+            remote = forwarded(host, remote).map_err(|error| Failure::Upgrade(remote, error))?;
         }
         match shared.admission.forwarded(permit, remote) {
             Ok(placed) => permit = placed,
@@ -242,6 +242,17 @@ async fn raise(
         remote,
         permit,
     })
+}
+
+/// Whom a proxy forwards. Limits by address do not hold for this host, so that
+/// only a proxy that is on it may forward somebody from here.
+fn forwarded(host: SocketAddr, proxy: SocketAddr) -> Result<SocketAddr, UpgradeError> {
+    let ip = host.ip().to_canonical();
+    if ip.is_unspecified() || (ip.is_loopback() && !proxy.ip().is_loopback()) {
+        let reason = "PROXY header names an address that no peer comes from";
+        return Err(UpgradeError::Proxy(DecodeError::Malformed(reason)));
+    }
+    Ok(SocketAddr::new(ip, host.port()))
 }
 
 /// The connection of a peer that has shown who it is, unless the peer has all
@@ -327,5 +338,28 @@ fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
         },
         early_muxer: upgraded.early_muxer,
         ip_version: remote.ip().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_proxy_on_this_host_forwards_somebody_from_here() {
+        let socket = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let (near, far) = (socket("127.0.0.1:9"), socket("10.0.0.1:9"));
+        for (named, from_near, from_far) in [
+            ("192.0.2.7:1", true, true),
+            ("[::ffff:192.0.2.7]:1", true, true),
+            ("127.0.0.1:1", true, false),
+            ("[::ffff:127.0.0.1]:1", true, false),
+            ("[::1]:1", true, false),
+            ("0.0.0.0:1", false, false),
+        ] {
+            let named = socket(named);
+            assert_eq!(forwarded(named, near).is_ok(), from_near, "{named}");
+            assert_eq!(forwarded(named, far).is_ok(), from_far, "{named}");
+        }
     }
 }

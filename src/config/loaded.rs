@@ -100,8 +100,9 @@ impl Loaded {
         let mut loaded = Self::read(sources, host, &mut faults);
         loaded.resolve_paths(&sources.environment, &mut faults);
         if faults.is_empty() {
-            derive::fill_in(&mut loaded, host);
+            // First, since what the host bears depends on what is listened on.
             faults = private_network::fit(&mut loaded, &sources.environment);
+            derive::fill_in(&mut loaded, host);
             faults.extend(validate::faults(&mut loaded));
         }
         loaded.unless(faults)

@@ -164,6 +164,19 @@ mod tests {
         let quic = |address: &Multiaddr| address.to_string().contains("quic");
         assert!(!loaded.config.listen.addresses.iter().any(quic));
         let asked = "listen.addresses=/ip4/0.0.0.0/udp/4001/quic-v1";
+        // So that what follows from QUIC does not hold here.
+        let host = crate::config::Host {
+            memory_bytes: 64 << 30,
+            descriptors: 20_000,
+            cores: 4,
+        };
+        let sources = Sources {
+            file: None,
+            environment: [("HOME", "/home/somebody")].into_iter().collect(),
+            flags: vec![key.to_owned()],
+        };
+        let connections = Loaded::load_on(&sources, &host).unwrap().config.connections;
+        assert_eq!((connections.max, connections.sockets_max), (19_744, 19_744));
         let refused = load(&[key, asked], &[]).unwrap_err().to_string();
         let line = "listen.addresses = [\"/ip4/0.0.0.0/udp/4001/quic-v1\"] from flag --set: \
                     QUIC cannot carry a private network, and private_network.key_file is set \

@@ -3,19 +3,17 @@
 //! Owns every rule beyond the type of a value; which limit lies within which
 //! stands in `nested.rs`.
 
+mod announce;
 mod peerstore;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
 use tracing_subscriber::EnvFilter;
 
-use super::{
-    Config, ConfigError, FORMS, Fault, ListenAddress, Loaded, Origin, Transport, derive, nested,
-};
+use super::{Config, FORMS, Fault, ListenAddress, Loaded, Origin, Transport, derive, nested};
 use crate::config::value::units::show_size;
+
+pub(super) use announce::addresses as announce_addresses;
 
 /// What can be spoken on a listen address.
 const SERVED: [Transport; 4] = [
@@ -67,32 +65,9 @@ pub(super) fn faults(loaded: &mut Loaded) -> Vec<Fault> {
     check.announce();
     check.peerstore();
     check.log();
-    check.faults
-}
-
-/// See [`Loaded::announce_addresses`].
-pub(super) fn announce_addresses(
-    loaded: &Loaded,
-    own: &PeerId,
-) -> Result<Vec<Multiaddr>, ConfigError> {
-    let mut faults = Vec::new();
-    let mut addresses = Vec::new();
-    for address in &loaded.config.announce.addresses {
-        let mut bare = address.clone();
-        if let Some(Protocol::P2p(peer)) = address.iter().last() {
-            if peer != *own {
-                let reason = format!("{address} ends in the id of another peer, ours is {own}");
-                faults.push(loaded.fault("announce.addresses", reason));
-            }
-            bare.pop();
-        }
-        addresses.push(bare);
-    }
-    if faults.is_empty() {
-        Ok(addresses)
-    } else {
-        Err(ConfigError(faults))
-    }
+    let faults = check.faults;
+    announce::note(loaded);
+    faults
 }
 
 /// One pass over the rules for single sections.
@@ -264,6 +239,7 @@ impl Check<'_> {
         const ADDRESSES: &str = "listen.addresses";
         const MUXERS: &str = "listen.muxers";
         const SECURITY: &str = "listen.security";
+        const PROXIES: &str = "listen.proxy_protocol_from";
         let listen = &self.loaded.config.listen;
         if listen.addresses.is_empty() {
             self.refuse(ADDRESSES, "needs at least one address");
@@ -291,6 +267,12 @@ impl Check<'_> {
                 self.refuse(ADDRESSES, &reason);
             }
         }
+        for range in &listen.proxy_protocol_from {
+            if range.prefix_len() == 0 {
+                let reason = format!("{range} would let everybody say where they come from");
+                self.refuse(PROXIES, &reason);
+            }
+        }
         if listen.muxers.is_empty() {
             self.refuse(MUXERS, "needs at least one of yamux, mplex");
         }
@@ -315,20 +297,6 @@ impl Check<'_> {
         if certificates != keys {
             let reason = format!("{keys} keys for {certificates} in tls.certificate_files");
             self.refuse("tls.key_files", &reason);
-        }
-    }
-
-    fn announce(&mut self) {
-        let addresses = &self.loaded.config.announce.addresses;
-        for (index, address) in addresses.iter().enumerate() {
-            let fault = announce_fault(address).or_else(|| {
-                addresses[..index]
-                    .contains(address)
-                    .then_some("is listed twice")
-            });
-            if let Some(fault) = fault {
-                self.refuse("announce.addresses", &format!("{address} {fault}"));
-            }
         }
     }
 
@@ -364,38 +332,14 @@ impl Check<'_> {
     }
 }
 
-/// Why peers could not reach us at this address.
-fn announce_fault(address: &Multiaddr) -> Option<&'static str> {
-    if address.iter().any(|part| part == Protocol::P2pCircuit) {
-        return Some("goes through another relay");
-    }
-    let parts: Vec<_> = address.iter().collect();
-    let host = match parts.first() {
-        Some(Protocol::Ip4(ip)) => Some(IpAddr::from(*ip)),
-        Some(Protocol::Ip6(ip)) => Some(IpAddr::from(*ip)),
-        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => None,
-        _ => return Some("does not begin with /ip4, /ip6, /dns, /dns4 or /dns6"),
-    };
-    if host.is_some_and(|ip| ip.is_unspecified()) {
-        return Some("names no host");
-    }
-    match parts.get(1) {
-        Some(Protocol::Tcp(0) | Protocol::Udp(0)) => Some("names no port"),
-        Some(Protocol::Tcp(_) | Protocol::Udp(_)) => None,
-        _ => Some("names no port"),
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::announce::tests::OTHER;
     use super::*;
-    use crate::config::{Host, Sources};
+    use crate::config::{ConfigError, Host, Sources};
 
-    const OWN: &str = "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq";
-    const OTHER: &str = "16Uiu2HAmLhLvBoYaoZfaMUKuibM6ac163GwKY74c5kiSLg5KvLpY";
-
-    fn load(settings: &[&str]) -> Result<Loaded, ConfigError> {
+    pub(super) fn load(settings: &[&str]) -> Result<Loaded, ConfigError> {
         let host = Host {
             memory_bytes: 1 << 40,
             descriptors: 1 << 20,
@@ -411,7 +355,7 @@ mod tests {
     }
 
     /// The reason after key, value and source of the only refusal.
-    fn reason(settings: &[&str]) -> String {
+    pub(super) fn reason(settings: &[&str]) -> String {
         let faults = load(settings).unwrap_err().0;
         match faults.as_slice() {
             [Fault::Value { reason, .. }] => reason.clone(),
@@ -654,6 +598,17 @@ mod tests {
     }
 
     #[test]
+    fn not_everybody_is_a_proxy() {
+        for range in ["0.0.0.0/0", "::/0"] {
+            assert_eq!(
+                reason(&[&format!("listen.proxy_protocol_from={range}")]),
+                format!("{range} would let everybody say where they come from")
+            );
+        }
+        load(&["listen.proxy_protocol_from=10.0.0.0/8"]).unwrap();
+    }
+
+    #[test]
     fn muxers_are_at_least_one_and_each_once() {
         assert_eq!(
             reason(&["listen.muxers=[]"]),
@@ -672,46 +627,6 @@ mod tests {
             "needs at least one of noise, tls"
         );
         assert_eq!(reason(&["listen.security=tls,tls"]), "tls is listed twice");
-    }
-
-    #[test]
-    fn announced_addresses_can_be_dialled() {
-        let relayed = format!("/ip4/192.0.2.1/tcp/1/p2p/{OTHER}/p2p-circuit");
-        for (address, fault) in [
-            (relayed.as_str(), "goes through another relay"),
-            ("/ip4/0.0.0.0/tcp/1", "names no host"),
-            ("/ip4/192.0.2.1", "names no port"),
-            ("/ip4/192.0.2.1/tcp/0", "names no port"),
-            (
-                "/tcp/1",
-                "does not begin with /ip4, /ip6, /dns, /dns4 or /dns6",
-            ),
-        ] {
-            let reason = reason(&[&format!("announce.addresses={address}")]);
-            assert_eq!(reason, format!("{address} {fault}"));
-        }
-        assert_eq!(
-            reason(&["announce.addresses=/dns/a.example/tcp/1,/dns/a.example/tcp/1"]),
-            "/dns/a.example/tcp/1 is listed twice"
-        );
-    }
-
-    #[test]
-    fn announced_addresses_may_end_in_our_peer_id_and_no_other() {
-        let own: PeerId = OWN.parse().unwrap();
-        let bare = "/dns4/relay.example.org/tcp/4001";
-        let addresses = |peer: &str| {
-            load(&[&format!("announce.addresses={bare}/p2p/{peer}")])
-                .unwrap()
-                .announce_addresses(&own)
-        };
-        assert_eq!(addresses(OWN).unwrap(), [bare.parse().unwrap()]);
-        let error = addresses(OTHER).unwrap_err().to_string();
-        assert!(error.starts_with("announce.addresses = ["), "{error}");
-        assert!(
-            error.ends_with(&format!("in the id of another peer, ours is {OWN}")),
-            "{error}"
-        );
     }
 
     #[test]

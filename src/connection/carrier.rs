@@ -59,6 +59,8 @@ pub struct Carrier<S> {
     layers: Layers,
     unsent: Vec<u8>,
     asides: Asides,
+    /// A layer has come to its end.
+    ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
@@ -69,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             layers: Layers::default(),
             unsent: Vec::new(),
             asides: Asides::default(),
+            ended: false,
         }
     }
 
@@ -84,15 +87,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         behind: &mut Vec<u8>,
     ) -> Result<(), CarrierError> {
         let mut decoder = decoder;
-        let decoded = decoder.decode(behind, &mut self.asides)?;
-        behind.truncate(decoded.length);
+        let decoded = decoder.decode(behind, &mut self.asides);
         self.layers.inbound.push(decoder);
         self.layers.outbound.push(encoder);
-        self.say_asides()
+        // A fault is told as well, by the layer's own means.
+        self.say_asides()?;
+        let decoded = decoded?;
+        behind.truncate(decoded.length);
+        self.ended |= decoded.ended;
+        Ok(())
+    }
+
+    /// Whether there is no layer yet.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.layers.inbound.is_empty()
     }
 
     /// Reads once, or until the layers have something for us: how many bytes
-    /// are at the front of `buffer`. 0 is the end.
+    /// are at the front of `buffer`, which is longer than what layers keep. 0 is
+    /// the end.
     ///
     /// # Errors
     /// [`CarrierError`]; there is nothing more to come.
@@ -102,7 +116,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         buffer: &mut [u8],
     ) -> Poll<Result<usize, CarrierError>> {
         loop {
+            if self.ended {
+                return Poll::Ready(Ok(0));
+            }
             let kept = self.layers.inbound.kept();
+            debug_assert!(kept < buffer.len(), "a read of nothing is no end");
             let mut read = ReadBuf::new(&mut buffer[kept..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             let count = read.filled().len();
@@ -117,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 let _ = self.poll_flush(cx);
             }
             let decoded = decoded?;
+            self.ended |= decoded.ended;
             if decoded.length > 0 || decoded.ended {
                 return Poll::Ready(Ok(decoded.length));
             }

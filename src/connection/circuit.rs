@@ -326,6 +326,7 @@ impl<E: Sending> Session<E> {
             | Handler::Push(_)
             | Handler::Hop(_)
             | Handler::Question(_)
+            | Handler::Telling(_)
             | Handler::Spent => {}
         }
     }

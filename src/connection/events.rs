@@ -136,6 +136,7 @@ impl<E: Sending> Session<E> {
             | Handler::Push(_)
             | Handler::Hop(_)
             | Handler::Question(_)
+            | Handler::Telling(_)
             | Handler::Offer(_)
             | Handler::Spent => self.served_to_the_end(stream, pass),
         }

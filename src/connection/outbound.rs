@@ -1,16 +1,20 @@
-//! What we ask a peer on a stream of our own: identify, once, when it
-//! connects.
+//! What we open a stream for: to ask a peer who it is, once, when it connects,
+//! and to tell it when our addresses change; and how often it may tell us.
+//!
+//! Bounds how long either may take, and the pushes that a peer may send.
 
 use std::time::{Duration, Instant};
 
 use crate::engine::muxer::Muxer;
 use crate::engine::negotiate::{Dialer, NegotiateError, Reply};
+use crate::engine::token_bucket::Rate;
 use crate::metrics::Service;
 use crate::service::identify::{self, ListenError};
-use crate::state::leg::StreamKey;
+use crate::state::leg::{StreamKey, reset_code};
 use crate::state::limits::StreamRefusal;
 
 use super::{
+    context::Remote,
     read_pass::Pass,
     session::{Sending, Session},
     stream::{Entry, Handler, Origin},
@@ -19,6 +23,11 @@ use super::{
 /// How long a peer may take to identify itself (go-libp2p and js-libp2p: 5 s;
 /// doubled for peers on slow links).
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pushes that a peer may send: one each five seconds, and ten at once, as
+/// go-libp2p takes them from a network. Each may bring new texts to keep.
+const PUSHES_PER_SECOND: f64 = 0.2;
+const PUSHES_AT_ONCE: u32 = 10;
 
 /// identify, asked by us.
 pub(super) struct Question {
@@ -112,6 +121,62 @@ impl<E: Sending> Session<E> {
         };
         self.set_deadline(stream, Some(pass.now + PATIENCE));
         self.send(stream, pass);
+    }
+
+    /// Tells the peer anew who we are, if it takes pushes. One that bears no
+    /// more streams now is left with what it knows: it is told with the next
+    /// change, or with its next reservation.
+    pub(super) fn push_identity(&mut self, pass: &mut Pass<'_>) {
+        if self.going_away || !self.bears_opening(pass.now) {
+            return;
+        }
+        pass.output.clear();
+        let dialer = Dialer::propose(identify::PUSH_PROTOCOL, pass.output);
+        let handler = Handler::Telling(Box::new(dialer));
+        let Some(stream) = self.open_stream(handler, Service::IdentifyPush) else {
+            return;
+        };
+        self.set_deadline(stream, Some(pass.now + PATIENCE));
+        self.send(stream, pass);
+    }
+
+    /// The peer has answered whether it takes the push.
+    pub(super) fn tell(
+        &mut self,
+        stream: StreamKey,
+        mut dialer: Box<Dialer>,
+        payload: &[u8],
+        pass: &mut Pass<'_>,
+    ) {
+        match dialer.handle_input(payload) {
+            Ok(Reply::NeedMore) => {
+                if let Some(entry) = self.table.find_mut(stream) {
+                    entry.handler = Handler::Telling(dialer);
+                }
+                self.consumed(stream, payload.len(), pass);
+            }
+            Ok(Reply::Accepted { .. }) => {
+                pass.output.clear();
+                let Remote {
+                    address, transport, ..
+                } = self.remote;
+                self.context.answer.write(address, transport, pass.output);
+                self.send(stream, pass);
+                self.finish_stream(stream, pass);
+                self.context.metrics.identify.push_sent();
+            }
+            Ok(Reply::Refused { .. }) | Err(_) => {
+                tracing::debug!(peer = %self.remote.peer, "takes no identify push");
+                self.reset_stream(stream, reset_code::NONE, pass);
+            }
+        }
+    }
+
+    /// Whether the peer may push once more.
+    pub(super) fn may_push(&mut self, now: Instant) -> Result<(), StreamRefusal> {
+        let rate = Rate::new(PUSHES_PER_SECOND, PUSHES_AT_ONCE);
+        let taken = self.pushes.take(&rate, 1, now);
+        taken.map_err(|_| StreamRefusal::PushRate)
     }
 
     /// Tells the log and the metrics which limit a stream met.

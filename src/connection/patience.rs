@@ -86,7 +86,11 @@ impl<E: Sending> Session<E> {
                 self.context.metrics.identify.failed();
                 self.reset_stream(stream, reset_code::NONE, pass);
             }
-            Handler::Ping(_) | Handler::Hop(_) | Handler::Offer(_) | Handler::Spent => {
+            Handler::Ping(_)
+            | Handler::Hop(_)
+            | Handler::Telling(_)
+            | Handler::Offer(_)
+            | Handler::Spent => {
                 self.reset_stream(stream, reset_code::NONE, pass);
             }
         }

@@ -91,13 +91,11 @@ impl QuicConnection {
     }
 
     /// Takes in what came for this connection; tells the address to which its
-    /// peer has moved, or where it still is.
+    /// peer has moved, or where it still is. Limits and rules stay with the
+    /// address that the handshake has shown: of a later one nobody knows yet
+    /// whether it is the peer's.
     pub fn receive(&mut self, event: ConnectionEvent) -> SocketAddr {
-        let address = self.egress.receive(event);
-        if let Stage::Up(session) = &mut self.stage {
-            session.remote.address = canonical(address);
-        }
-        address
+        self.egress.receive(event)
     }
 
     /// Makes packets for one system call, at most `datagrams` of them.

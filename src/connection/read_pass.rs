@@ -157,7 +157,9 @@ impl Connection {
             begin = end;
         }
         let rest = &bytes[begin..];
-        self.record_waits(rest.len(), begin > 0, pass.now);
+        // What a layer keeps is the beginning of a record of its own.
+        let waiting = rest.len() + self.inbound.kept();
+        self.record_waits(waiting, begin > 0, pass.now);
         if !rest.is_empty() {
             let mut partial = pool::take(rest.len());
             partial.extend_from_slice(rest);

@@ -3,7 +3,7 @@
 //! Every branch ends in one of three ways: the handler is put back, the stream
 //! is finished behind an answer, or it is reset.
 
-use std::mem;
+use std::{mem, time::Instant};
 
 use crate::engine::negotiate::{Negotiation, Responder};
 use crate::metrics::Service;
@@ -60,6 +60,7 @@ impl<E: Sending> Session<E> {
                     Err(error) => self.not_identified(stream, &error, pass),
                 }
             }
+            Handler::Telling(dialer) => self.tell(stream, dialer, payload, pass),
             Handler::Hop(gather) => self.hop(stream, gather, payload, pass),
             Handler::Offer(mut offer) => match offer.handle_input(payload) {
                 Ok(None) => entry.handler = Handler::Offer(offer),
@@ -90,14 +91,30 @@ impl<E: Sending> Session<E> {
             return;
         };
         let peerstore = &self.context.peerstore;
+        let addresses = &self.context.relay.addresses;
+        let (from, transport) = (self.remote.address.ip(), self.remote.transport);
+        // What it said of us, if it said anything, counts in place of what it
+        // said before.
+        let vote = &mut self.vote;
+        let mut hear = |listener: &identify::Listener| {
+            if let Some(seen) = listener.observed() {
+                *vote = addresses.observed(from, transport, seen);
+            }
+        };
         match &entry.handler {
             Handler::Push(listener) => {
                 let heard = listener.finish(&speaker, false, peerstore, pass.now);
+                if heard.is_ok() {
+                    hear(listener);
+                }
                 self.identified(stream, heard, Direction::Pushed, pass);
             }
             Handler::Question(question) => {
                 let listener = &question.listener;
                 let heard = listener.finish(&speaker, true, peerstore, pass.now);
+                if heard.is_ok() {
+                    hear(listener);
+                }
                 self.identified(stream, heard, Direction::Asked, pass);
             }
             Handler::Ping(_) => self.finish_stream(stream, pass),
@@ -110,7 +127,9 @@ impl<E: Sending> Session<E> {
                 self.context.metrics.streams.refused("negotiation_failed");
                 self.reset_stream(stream, reset_code::NONE, pass);
             }
-            Handler::Offer(_) => self.reset_stream(stream, reset_code::NONE, pass),
+            Handler::Telling(_) | Handler::Offer(_) => {
+                self.reset_stream(stream, reset_code::NONE, pass);
+            }
             Handler::Waiting(_) | Handler::Circuit(_) => {}
         }
     }
@@ -170,7 +189,7 @@ impl<E: Sending> Session<E> {
 
     /// A protocol has been agreed on; `rest` is what came behind it.
     fn agreed(&mut self, stream: StreamKey, served: Served, rest: &[u8], pass: &mut Pass<'_>) {
-        if let Err(refusal) = self.count_protocol(stream, served) {
+        if let Err(refusal) = self.count_protocol(stream, served, pass.now) {
             self.stream_refused(refusal);
             return self.reset_stream(stream, reset_code::RESOURCE_LIMIT, pass);
         }
@@ -292,13 +311,21 @@ impl<E: Sending> Session<E> {
         }
     }
 
-    fn count_protocol(&mut self, stream: StreamKey, served: Served) -> Result<(), StreamRefusal> {
+    fn count_protocol(
+        &mut self,
+        stream: StreamKey,
+        served: Served,
+        now: Instant,
+    ) -> Result<(), StreamRefusal> {
         let protocol = match served {
             Served::Ping => Protocol::Ping,
             Served::Identify => Protocol::Identify,
             Served::IdentifyPush => Protocol::Push,
             Served::Hop => Protocol::Hop,
         };
+        if protocol == Protocol::Push {
+            self.may_push(now)?;
+        }
         let Some(entry) = self.table.set_idle(stream, false) else {
             return Ok(());
         };

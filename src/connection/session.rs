@@ -12,11 +12,14 @@ use std::{
 };
 
 use crate::clock;
-use crate::engine::{deadlines::Deadlines, demux::StreamId, muxer::Muxer};
+use crate::engine::{
+    deadlines::Deadlines, demux::StreamId, muxer::Muxer, token_bucket::TokenBucket,
+};
 use crate::metrics::ConnectionGuard;
 use crate::service::hop::Refusal;
 use crate::state::{
     access::Gate,
+    addresses::Vote,
     circuits::{CircuitRefusal, EndCause},
     connections::{ConnectionId, Presence},
     leg::{Command, Effects, Ending, Gone, Leg, Link, StreamKey, reset_code},
@@ -138,6 +141,10 @@ pub(super) struct Session<E: Sending> {
     pub(super) going_away: bool,
     /// Streams lately opened towards a peer that counts them.
     pub(super) pace: Pace,
+    /// Pushes that the peer may send.
+    pub(super) pushes: TokenBucket,
+    /// Its word on the address that it sees us under.
+    pub(super) vote: Option<Box<Vote>>,
     pub(super) id: ConnectionId,
     ended: bool,
     guard: ConnectionGuard,
@@ -169,6 +176,8 @@ impl<E: Sending> Session<E> {
             hold: None,
             going_away: false,
             pace: Pace::default(),
+            pushes: TokenBucket::new(clock::now()),
+            vote: None,
             id,
             ended: false,
             guard,
@@ -261,6 +270,7 @@ impl<E: Sending> Session<E> {
                     bound.circuit.ended(EndCause::Finished);
                 }
             }
+            Command::Push => self.push_identity(pass),
             Command::Close(ending) => return Err(Closed::Ending(ending)),
         }
         Ok(())
@@ -286,6 +296,7 @@ impl<E: Sending> Session<E> {
             | Command::Draining(_)
             | Command::Credit { .. }
             | Command::Forget(_)
+            | Command::Push
             | Command::Close(_) => {}
         }
     }

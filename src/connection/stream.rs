@@ -8,7 +8,10 @@
 
 use std::time::Instant;
 
-use crate::engine::{demux::StreamId, negotiate::Responder};
+use crate::engine::{
+    demux::StreamId,
+    negotiate::{Dialer, Responder},
+};
 use crate::metrics::StreamGuard;
 use crate::service::{gather::Gather, identify, ping, stop::Offer};
 use crate::state::leg::StreamKey;
@@ -32,6 +35,8 @@ pub(super) enum Handler {
     Hop(Box<Gather>),
     /// identify, asked by us.
     Question(Box<Question>),
+    /// identify/push, ours, until the peer agrees to hear it.
+    Telling(Box<Dialer>),
     /// stop, asked by us.
     Offer(Box<Offer>),
     /// hop, waiting for the target's answer.

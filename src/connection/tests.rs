@@ -12,4 +12,5 @@ mod patience;
 mod peer;
 mod refusals;
 mod services;
+mod telling;
 mod trimming;

@@ -97,6 +97,9 @@ impl Responder {
     ) -> Result<Negotiation, NegotiateError> {
         let mut consumed = 0;
         loop {
+            if !self.rules.greeted {
+                self.assembler.expect_header(&input[consumed..])?;
+            }
             let rules = &mut self.rules;
             let next = self
                 .assembler
@@ -217,6 +220,9 @@ impl Dialer {
     pub fn handle_input(&mut self, input: &[u8]) -> Result<Reply, NegotiateError> {
         let mut consumed = 0;
         loop {
+            if !self.greeted {
+                self.assembler.expect_header(&input[consumed..])?;
+            }
             let proposed = self.proposed;
             let next = self
                 .assembler
@@ -264,6 +270,20 @@ struct Assembler {
 }
 
 impl Assembler {
+    /// Looks whether what is held and `input` behind it begin with the header, as
+    /// far as they go: who speaks something else is not waited for until its
+    /// first byte, taken for a length, is filled.
+    fn expect_header(&self, input: &[u8]) -> Result<(), NegotiateError> {
+        let rest = multistream::HEADER_MESSAGE.strip_prefix(self.partial.as_slice());
+        let rest = rest.ok_or(NegotiateError::OutOfOrder)?;
+        let common = rest.len().min(input.len());
+        if rest[..common] == input[..common] {
+            Ok(())
+        } else {
+            Err(NegotiateError::OutOfOrder)
+        }
+    }
+
     /// Gives `read` the next message; returns what it said and how much of
     /// `input` the message took. `None` if all of `input` was kept instead.
     fn next<R>(
@@ -371,6 +391,24 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_become_the_header_is_not_waited_for() {
+        let header = multistream::HEADER_MESSAGE;
+        for length in 1..header.len() {
+            let mut responder = Responder::new();
+            let begun = responder.handle_input(&header[..length], &OFFERED, &mut Vec::new());
+            assert_eq!(begun, Ok(Negotiation::NeedMore));
+            // 80 as a length is not filled by a header of the PROXY protocol.
+            let mut other = header[..length - 1].to_vec();
+            other.push(b'P');
+            let mut responder = Responder::new();
+            let begun = responder.handle_input(&other, &OFFERED, &mut Vec::new());
+            assert_eq!(begun, Err(NegotiateError::OutOfOrder), "{length}");
+            let mut dialer = Dialer::propose("/a", &mut Vec::new());
+            assert_eq!(dialer.handle_input(&other), Err(NegotiateError::OutOfOrder));
+        }
+    }
+
+    #[test]
     fn a_lazy_client_gets_one_answer_and_keeps_its_payload() {
         let flight = [header_and(&["/a"]), b"payload".to_vec()].concat();
         let seen = respond(&flight);
@@ -453,7 +491,7 @@ mod tests {
             b"GET / HTTP/1.1\r\nHost: relay\r\nAccept: text/html, application/xhtml+xml, image/*\r\n",
             &[0xff; 16],
         ] {
-            assert!(matches!(fails(broken), NegotiateError::Message(_)));
+            assert_eq!(fails(broken), NegotiateError::OutOfOrder);
             let late = [header_and(&[]), broken.to_vec()].concat();
             assert!(matches!(fails(&late), NegotiateError::Message(_)));
         }
@@ -531,8 +569,10 @@ mod tests {
             );
         }
         let mut dialer = Dialer::propose("/a", &mut Vec::new());
+        assert_eq!(dialer.handle_input(&[0]), Err(NegotiateError::OutOfOrder));
+        let mut dialer = Dialer::propose("/a", &mut Vec::new());
         assert!(matches!(
-            dialer.handle_input(&[0]),
+            dialer.handle_input(&[header_and(&[]), vec![0]].concat()),
             Err(NegotiateError::Message(_))
         ));
     }

@@ -5,7 +5,7 @@
 //! would keep some 1.6 KiB for each connection, to compute new keys when one
 //! side renews its own; instead we keep both traffic secrets, which it tells to
 //! a key log, and renew by ourselves (`record/tls.rs`). Bounds the bytes of a
-//! handshake to [`HANDSHAKE_MAX`]. Certificates are left to the configuration,
+//! handshake to [`HANDSHAKE_MAX`], in [`RECORDS_MAX`] records. Certificates are left to the configuration,
 //! the deadline to the caller.
 
 use std::fmt;
@@ -27,6 +27,10 @@ use crate::wire::tls::record_len;
 /// certificate of an RSA identity (3 KiB).
 pub const HANDSHAKE_MAX: usize = 16 * 1024;
 
+/// Most records in which they may come: an honest handshake takes five or six.
+/// rustls looks again at those that it has kept whenever another one comes.
+pub const RECORDS_MAX: usize = 64;
+
 /// Why a handshake failed. What was put out before is to be sent: its end is
 /// the alert that tells the peer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -35,7 +39,7 @@ pub enum TlsError {
     #[error("tls: {0}")]
     Refused(#[from] rustls::Error),
     /// The peer sends more than any handshake takes.
-    #[error("tls handshake exceeds {HANDSHAKE_MAX} bytes")]
+    #[error("tls handshake exceeds {HANDSHAKE_MAX} bytes or {RECORDS_MAX} records")]
     TooLarge,
     /// The handshake came to an end that is none.
     #[error("tls handshake ended before it was done")]
@@ -62,6 +66,7 @@ pub struct TlsHandshake {
     /// beginning of a message that goes on in the next record.
     seen: usize,
     received: usize,
+    records: usize,
 }
 
 enum Side {
@@ -104,6 +109,7 @@ impl TlsHandshake {
             secrets,
             seen: 0,
             received: 0,
+            records: 0,
         }
     }
 
@@ -125,7 +131,7 @@ impl TlsHandshake {
             let Some(length) = record_len(&input[begin..]) else {
                 return Ok((used, None));
             };
-            if self.received + length > HANDSHAKE_MAX {
+            if self.received + length > HANDSHAKE_MAX || self.records == RECORDS_MAX {
                 return Err(TlsError::TooLarge);
             }
             // One record at a time: what stands behind the last one has keys
@@ -135,6 +141,7 @@ impl TlsHandshake {
             };
             let held = records.len();
             self.received += length;
+            self.records += 1;
             let (done_with, is_done) = self.run(records, output)?;
             used += done_with;
             self.seen = held - done_with;

@@ -206,12 +206,16 @@ impl Verifier {
             return Err(refused(DecodeError::Malformed("more than one certificate")));
         }
         let fields = Fields::decode(leaf).map_err(refused)?;
-        if PublicKey::try_decode_protobuf(fields.identity_key).is_err() {
+        let Ok(identity) = PublicKey::try_decode_protobuf(fields.identity_key) else {
             return Err(CertificateError::UnknownIssuer.into());
+        };
+        let verified = libp2p_tls::certificate::parse(leaf).map_err(refused)?;
+        // Who the peer is will be read again, by another reader than the one
+        // that has verified it: both have to see the same.
+        if verified.peer_id() != identity.to_peer_id() {
+            return Err(CertificateError::BadEncoding.into());
         }
-        libp2p_tls::certificate::parse(leaf)
-            .map(|_| ())
-            .map_err(refused)
+        Ok(())
     }
 
     /// That whoever speaks has the key of the certificate. The certificate was

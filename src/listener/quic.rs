@@ -35,9 +35,10 @@ mod table;
 const INCOMING_MAX: usize = 64;
 const INCOMING_BYTES: u64 = 16 * 1024;
 
-/// Least time between two stateless resets of a worker: who floods us with
-/// datagrams of no connection gets a hundred answers a second.
-const RESET_INTERVAL: Duration = Duration::from_millis(10);
+/// Least time between two stateless resets of a worker: after a restart tens of
+/// thousands of peers are to hear of it before they give up by themselves. Each
+/// is smaller than the datagram it answers.
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long a token that shows an address is good for: a round trip on the
 /// slowest of paths.
@@ -120,7 +121,9 @@ impl Server {
         let worker = u8::try_from(worker).unwrap_or(u8::MAX);
         config
             .cid_generator(move || Box::new(WorkerIds { ids, worker }))
-            .min_reset_interval(RESET_INTERVAL);
+            .min_reset_interval(RESET_INTERVAL)
+            // RFC 9000 and none of its drafts.
+            .supported_versions(vec![1]);
         Arc::new(config)
     }
 }

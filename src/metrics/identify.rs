@@ -16,6 +16,8 @@ pub struct IdentifyMetrics {
     failed: IntCounter,
     protocols: IntGauge,
     agents: IntGauge,
+    announced: IntGauge,
+    observed: IntGauge,
 }
 
 impl IdentifyMetrics {
@@ -29,9 +31,9 @@ impl IdentifyMetrics {
             ),
             pushes: declare.counters(
                 "libp2p_identify_identify_push_total",
-                "Identify pushes received (inbound).",
+                "Identify pushes received (inbound) and sent (outbound).",
                 "dir",
-                &["inbound"],
+                Direction::VALUES,
             ),
             failed: declare.counter(
                 "waystation_identify_failed_total",
@@ -44,6 +46,14 @@ impl IdentifyMetrics {
             agents: declare.gauge(
                 "waystation_identify_agents",
                 "Distinct agent versions kept for known peers.",
+            ),
+            announced: declare.gauge(
+                "waystation_identify_announced_addresses",
+                "Addresses of ours that any peer is told.",
+            ),
+            observed: declare.gauge(
+                "waystation_identify_observed_addresses",
+                "Addresses that peers say they see us under, believed or not (at most 64).",
             ),
         }
     }
@@ -63,8 +73,19 @@ impl IdentifyMetrics {
         self.pushes.inc(Direction::Inbound.label());
     }
 
+    /// A peer was told that our addresses have changed.
+    pub fn push_sent(&self) {
+        self.pushes.inc(Direction::Outbound.label());
+    }
+
     pub fn failed(&self) {
         self.failed.inc();
+    }
+
+    /// How many addresses peers are told, and how many they see us under.
+    pub fn set_addresses(&self, announced: usize, observed: usize) {
+        self.announced.set(gauge_value(announced));
+        self.observed.set(gauge_value(observed));
     }
 
     /// Sizes of the tables of interned protocol lists and agent versions.

@@ -23,6 +23,7 @@ const REFUSED: &[&str] = &[
     "identify_per_peer",
     "push_per_peer",
     "hop_per_peer",
+    "push_rate",
     "unknown_protocol",
     "negotiation_failed",
     "timed_out",

@@ -36,7 +36,7 @@ pub struct Relay {
     /// The operator's rules.
     pub access: Arc<Access>,
     /// What we tell peers to put in front of `/p2p-circuit`.
-    pub addresses: Addresses,
+    pub addresses: Arc<Addresses>,
     /// Who may be reached.
     pub reservations: Reservations,
     /// What runs.
@@ -219,13 +219,9 @@ impl Relay {
         )?;
         let expire = clock::unix_seconds() + self.reservations.ttl().as_secs();
         let voucher = self.voucher(asker.peer, expire);
-        let addresses: Vec<Vec<u8>> = self
-            .addresses
-            .list_for(asker.address)
-            .with_peer
-            .iter()
-            .map(Multiaddr::to_vec)
-            .collect();
+        let told = self.addresses.told();
+        let listed = &told.list_for(asker.address).with_peer;
+        let addresses: Vec<Vec<u8>> = listed.iter().map(Multiaddr::to_vec).collect();
         let reservation = Reservation {
             expire,
             addrs: addresses.iter().map(Vec::as_slice).collect(),

@@ -1,23 +1,24 @@
 //! identify and identify/push: telling peers who we are, and asking them
 //! (libp2p identify spec).
 //!
-//! Our own message is made once for each kind of peer and only the observed
-//! address is put behind it. Bounds: our message is at most 4,000 bytes, which
+//! Our own message is made once for each kind of peer, whenever our addresses change,
+//! and only the observed address is put behind it. Bounds: our message is at most 4,000 bytes, which
 //! is what rust-libp2p reads; a peer's at most 8 KiB each, nine of them, of which
 //! as much is kept until the last as one can hold. What of it is worth keeping
 //! longer, the peerstore decides.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
 use multiaddr::Multiaddr;
+use parking_lot::RwLock;
 
 use crate::{
     config::Transport,
     identity::Identity,
     service::{Menu, gather::Gather},
     state::{
-        addresses::{Addresses, Reach},
+        addresses::{Reach, Told},
         peerstore::{Announcement, Peerstore, Speaker},
     },
     wire::{
@@ -37,12 +38,18 @@ pub const AGENT: &str = concat!("waystation/", env!("CARGO_PKG_VERSION"));
 
 /// What we tell a peer that asks, ready but for the observed address.
 pub struct Answer {
-    public_key: Vec<u8>,
+    identity: Identity,
     protocols: Vec<&'static str>,
+    current: RwLock<Arc<Current>>,
+}
+
+/// What changes with our addresses.
+struct Current {
     /// Encoded addresses, by the reach of the peer that asks.
     addresses: [Vec<Vec<u8>>; 3],
     /// The same, each list in a record that we have signed.
     records: [Option<Vec<u8>>; 3],
+    seq: u64,
 }
 
 impl Answer {
@@ -50,36 +57,53 @@ impl Answer {
     /// are left out. `seq` is the sequence number of our signed record; it has
     /// to grow from start to start, as the time does.
     #[must_use]
-    pub fn new(identity: &Identity, menu: &Menu, addresses: &Addresses, seq: u64) -> Self {
-        let addresses = Reach::ALL.map(|reach| {
-            let list = addresses.list(reach);
-            let bare = list.bare.iter().map(Multiaddr::to_vec);
-            bare.collect::<Vec<_>>()
-        });
+    pub fn new(identity: &Identity, menu: &Menu, told: &Told, seq: u64) -> Self {
         Self {
-            public_key: identity.public_key_protobuf().to_vec(),
             protocols: menu.protocols().to_vec(),
-            records: addresses.each_ref().map(|list| sign(identity, list, seq)),
-            addresses,
+            current: RwLock::new(Arc::new(Current::new(identity, told, seq))),
+            identity: identity.clone(),
         }
     }
 
-    /// Appends the message for a peer that we see at `remote`.
+    /// Takes over other addresses. The record's number grows, whatever the
+    /// clock does.
+    pub fn renew(&self, told: &Told, seq: u64) {
+        let after = self.current.read().seq.saturating_add(1);
+        let new = Arc::new(Current::new(&self.identity, told, seq.max(after)));
+        *self.current.write() = new;
+    }
+
+    /// Appends the message for a peer that we see at `remote` over `transport`.
     pub fn write(&self, remote: SocketAddr, transport: Transport, output: &mut Vec<u8>) {
         let observed = observed_address(remote, transport).to_vec();
         let reach = Reach::of(remote.ip()) as usize;
-        let addresses = &self.addresses[reach];
+        let current = Arc::clone(&self.current.read());
+        let addresses = &current.addresses[reach];
         Identify {
-            public_key: Some(&self.public_key),
+            public_key: Some(self.identity.public_key_protobuf()),
             listen_addrs: addresses.iter().map(Vec::as_slice).collect(),
             protocols: self.protocols.clone(),
             observed_addr: Some(&observed),
             protocol_version: Some(PROTOCOL_VERSION),
             agent_version: Some(AGENT),
-            signed_peer_record: self.records[reach].as_deref(),
+            signed_peer_record: current.records[reach].as_deref(),
             dropped: (0, 0),
         }
         .encode_split(output);
+    }
+}
+
+impl Current {
+    fn new(identity: &Identity, told: &Told, seq: u64) -> Self {
+        let addresses = Reach::ALL.map(|reach| {
+            let bare = told.list(reach).bare.iter().map(Multiaddr::to_vec);
+            bare.collect::<Vec<_>>()
+        });
+        Self {
+            records: addresses.each_ref().map(|list| sign(identity, list, seq)),
+            addresses,
+            seq,
+        }
     }
 }
 
@@ -103,7 +127,7 @@ fn sign(identity: &Identity, addresses: &[Vec<u8>], seq: u64) -> Option<Vec<u8>>
     sealed.ok().filter(|sealed| sealed.len() < MAX_MESSAGE - 8)
 }
 
-/// The address that a peer comes from, as a multiaddr.
+/// The address that a peer comes from over this transport, as a multiaddr.
 #[must_use]
 pub fn observed_address(remote: SocketAddr, transport: Transport) -> Multiaddr {
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
@@ -142,6 +166,8 @@ pub struct Listener {
 #[derive(Debug, Default)]
 struct Said {
     agent: Option<String>,
+    /// Under which address it sees us.
+    observed: Option<Box<[u8]>>,
     /// Protocol ids, one a line.
     protocols: String,
     /// Addresses, each behind its length in two bytes.
@@ -174,6 +200,12 @@ impl Listener {
             }
         }
         Ok(())
+    }
+
+    /// Under which address the peer says it sees us.
+    #[must_use]
+    pub fn observed(&self) -> Option<&[u8]> {
+        self.said.observed.as_deref()
     }
 
     /// The peer has ended its direction: keeps what it said. An answer to a
@@ -219,6 +251,9 @@ impl Said {
         }
         if let Some(agent) = message.agent_version {
             self.agent = Some(agent.to_owned());
+        }
+        if let Some(observed) = message.observed_addr {
+            self.observed = Some(observed.into());
         }
         self.dropped.0 += message.dropped.0;
         self.dropped.1 += message.dropped.1;

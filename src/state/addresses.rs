@@ -1,71 +1,66 @@
-//! The addresses that we hand out, by who asks.
+//! The addresses that we have, where each comes from, and who is told of it.
 //!
-//! What the operator configured is handed out as it is. Otherwise it is what
-//! we listen on, sorted by reach: a peer on the Internet is told public
-//! addresses only, unless there are none; a peer in a private network or on
-//! this host is also told those of its own kind.
+//! What the operator configured replaces what we listen on, the addresses of the
+//! interfaces for an unspecified one, and what enough peers see us under
+//! ([`votes`]). A peer is told what reaches it ([`judge`]); that is made anew when
+//! a source changes. Bounded by this host's interfaces and by votes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod judge;
+mod reach;
+mod votes;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
-/// How far an IP address reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
-    /// This host.
-    Loopback,
-    /// A private or link-local network.
-    Private,
-    /// The Internet.
-    Public,
-}
+use crate::clock;
+use crate::config::{ListenAddress, Transport};
+use crate::state::limits::Origin;
 
-impl Reach {
-    /// How far this address reaches.
-    #[must_use]
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            address if address.is_loopback() => Self::Loopback,
-            IpAddr::V4(v4) if is_private_v4(v4) => Self::Private,
-            IpAddr::V6(v6) if is_private_v6(v6) => Self::Private,
-            IpAddr::V4(_) | IpAddr::V6(_) => Self::Public,
-        }
-    }
+use self::votes::{Ballot, Votes};
 
-    /// All of them, the shortest first.
-    pub const ALL: [Self; 3] = [Self::Loopback, Self::Private, Self::Public];
-}
+pub use self::judge::{Entry, InterfaceAddress, Source, Standing, Verdict, Withheld};
+pub use self::reach::Reach;
+pub use self::votes::{OBSERVERS_MIN, Observed};
 
-/// RFC 1918, RFC 3927, RFC 6598, and what is no address of a host.
-fn is_private_v4(address: Ipv4Addr) -> bool {
-    let [a, b, ..] = address.octets();
-    address.is_private()
-        || address.is_link_local()
-        || address.is_unspecified()
-        || address.is_broadcast()
-        || address.is_multicast()
-        || address.is_documentation()
-        || (a == 100 && b & 0xc0 == 64)
-}
+/// Bytes of an observed address that is looked at: names aside, none is longer.
+const OBSERVED_BYTES_MAX: usize = 128;
 
-/// RFC 4193, RFC 4291 §2.5.6, and what is no address of a host.
-fn is_private_v6(address: Ipv6Addr) -> bool {
-    let [first, ..] = address.segments();
-    first & 0xfe00 == 0xfc00
-        || first & 0xffc0 == 0xfe80
-        || address.is_unspecified()
-        || address.is_multicast()
-}
-
-/// The lists of addresses to hand out, made once.
-#[derive(Debug, Clone, Default)]
+/// What we have, and what is told of it.
+///
+/// Two leaf locks, never both with another: one over the sources, one over the
+/// handle of what is told. The second may be taken under the first.
+#[derive(Debug)]
 pub struct Addresses {
+    us: PeerId,
+    /// The operator's, without our peer id.
+    configured: Vec<Multiaddr>,
+    /// What we listen on, with real ports.
+    bound: Vec<ListenAddress>,
+    sources: Mutex<Sources>,
+    told: RwLock<Arc<Told>>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    interfaces: Vec<InterfaceAddress>,
+    votes: Votes,
+}
+
+/// What peers are told at a time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Told {
     lists: [List; 3],
 }
 
 /// The addresses for peers of one reach.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct List {
     /// As identify carries them, without a peer id.
     pub bare: Vec<Multiaddr>,
@@ -74,16 +69,145 @@ pub struct List {
 }
 
 impl Addresses {
-    /// Lists made from the operator's addresses, or, if there are none, from
-    /// the bound ones (each with a specified IP).
+    /// What the operator configured, and what is listened on. The addresses of
+    /// the interfaces are to be told by [`Self::set_interfaces`].
     #[must_use]
-    pub fn new(configured: &[Multiaddr], bound: &[Multiaddr], us: PeerId) -> Self {
+    pub fn new(configured: &[Multiaddr], bound: &[Multiaddr], us: PeerId) -> Arc<Self> {
+        let addresses = Self {
+            us,
+            configured: configured.iter().map(without_peer).collect(),
+            bound: bound.iter().filter_map(ListenAddress::of).collect(),
+            sources: Mutex::default(),
+            told: RwLock::default(),
+            changed: Notify::new(),
+        };
+        addresses.update(|_| {});
+        Arc::new(addresses)
+    }
+
+    /// Our peer id.
+    #[must_use]
+    pub const fn us(&self) -> PeerId {
+        self.us
+    }
+
+    /// Whether some listen address stands for those of the interfaces.
+    #[must_use]
+    pub fn needs_interfaces(&self) -> bool {
+        self.bound
+            .iter()
+            .any(|bound| bound.socket.ip().is_unspecified())
+    }
+
+    /// Takes over the addresses of this host's interfaces; whether peers are
+    /// told something else now.
+    pub fn set_interfaces(&self, interfaces: Vec<InterfaceAddress>) -> bool {
+        self.update(|sources| sources.interfaces = interfaces)
+    }
+
+    /// Counts under which address a peer that dialed us sees us. `None` if it
+    /// says nothing that we could use.
+    #[must_use]
+    pub fn observed(
+        self: &Arc<Self>,
+        observer: IpAddr,
+        transport: Transport,
+        address: &[u8],
+    ) -> Option<Box<Vote>> {
+        // The operator knows better. And who is in one network with us, or
+        // behind the same NAT, does not see what the Internet sees.
+        if !self.configured.is_empty() || Reach::of(observer) != Reach::Public {
+            return None;
+        }
+        let network = Origin::of(observer)?.prefix;
+        let socket = observed_socket(address, transport, &self.us)?;
+        let observed = Observed { transport, socket };
+        let listened_on = |bound: &ListenAddress| {
+            bound.transport == transport && bound.socket.is_ipv4() == socket.is_ipv4()
+        };
+        if !self.bound.iter().any(listened_on) {
+            return None;
+        }
+        let mut sources = self.sources.lock();
+        let known = |held: &InterfaceAddress| held.ip == socket.ip();
+        if sources.interfaces.iter().any(known) || self.has_bound(socket.ip()) {
+            return None;
+        }
+        let ballot = sources.votes.cast(observed, network)?;
+        let addresses = Arc::clone(self);
+        Some(Box::new(Vote { addresses, ballot }))
+    }
+
+    /// Forgets votes that have expired and looks which are enough; whether
+    /// peers are told something else now.
+    pub fn review(&self, now: Instant) -> bool {
+        self.update(|sources| sources.votes.review(now))
+    }
+
+    /// What peers are told now.
+    #[must_use]
+    pub fn told(&self) -> Arc<Told> {
+        Arc::clone(&self.told.read())
+    }
+
+    /// Every address that we have, with where it comes from and who is told.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        self.judge(&self.sources.lock())
+    }
+
+    /// Addresses that peers say they see us under.
+    #[must_use]
+    pub fn observed_count(&self) -> usize {
+        self.sources.lock().votes.len()
+    }
+
+    /// Waits until peers are told something else. Cancel-safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn has_bound(&self, ip: IpAddr) -> bool {
+        self.bound.iter().any(|bound| bound.socket.ip() == ip)
+    }
+
+    fn judge(&self, sources: &Sources) -> Vec<Entry> {
+        let observed = sources.votes.list();
+        judge::judge(
+            &self.configured,
+            &self.bound,
+            &sources.interfaces,
+            &observed,
+        )
+    }
+
+    /// Changes the sources; whether peers are told something else now.
+    fn update(&self, change: impl FnOnce(&mut Sources)) -> bool {
+        let mut sources = self.sources.lock();
+        change(&mut sources);
+        let new = Told::new(&self.judge(&sources), self.us);
+        let mut told = self.told.write();
+        let changed = **told != new;
+        if changed {
+            *told = Arc::new(new);
+        }
+        // Nobody is woken under a lock.
+        drop(told);
+        drop(sources);
+        if changed {
+            self.changed.notify_one();
+        }
+        changed
+    }
+}
+
+impl Told {
+    fn new(entries: &[Entry], us: PeerId) -> Self {
         let lists = Reach::ALL.map(|reach| {
-            let bare = if configured.is_empty() {
-                select(bound, reach)
-            } else {
-                configured.iter().map(without_peer).collect()
-            };
+            let told = entries
+                .iter()
+                .filter(|entry| entry.verdict.is_told_to(reach));
+            let bare: Vec<Multiaddr> = told.map(|entry| entry.address.clone()).collect();
             let with_peer = bare
                 .iter()
                 .map(|address| address.clone().with(Protocol::P2p(us)))
@@ -120,76 +244,58 @@ impl Addresses {
     }
 }
 
-/// Of what we listen on, the addresses that reach a peer of that reach; all of
-/// them when there is none, so that a trial in one room works.
-fn select(bound: &[Multiaddr], reach: Reach) -> Vec<Multiaddr> {
-    let reaching: Vec<_> = bound
-        .iter()
-        .filter(|address| ip_of(address).is_none_or(|ip| Reach::of(ip) >= reach))
-        .cloned()
-        .collect();
-    if reaching.is_empty() {
-        bound.to_vec()
-    } else {
-        reaching
+/// One connection's word on how it sees us, counted until it is dropped, and a
+/// while longer.
+#[derive(Debug)]
+pub struct Vote {
+    addresses: Arc<Addresses>,
+    ballot: Ballot,
+}
+
+impl Drop for Vote {
+    fn drop(&mut self) {
+        let mut sources = self.addresses.sources.lock();
+        sources.votes.withdraw(&self.ballot, clock::now());
     }
 }
 
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
-        _ => None,
+/// The socket in an address that a peer says it sees us under over this
+/// transport. What is behind the port may be written in several ways, and says
+/// nothing that the connection does not; a relay in it says that it is not ours.
+fn observed_socket(address: &[u8], transport: Transport, us: &PeerId) -> Option<SocketAddr> {
+    if address.len() > OBSERVED_BYTES_MAX {
+        return None;
     }
+    let address = Multiaddr::try_from(address.to_vec()).ok()?;
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    let (port, over_udp) = match parts.next()? {
+        Protocol::Tcp(port) => (port, false),
+        Protocol::Udp(port) => (port, true),
+        _ => return None,
+    };
+    let elsewhere = parts.any(|part| match part {
+        Protocol::P2pCircuit => true,
+        Protocol::P2p(peer) => peer != *us,
+        _ => false,
+    });
+    let ip = ip.to_canonical();
+    let fits = over_udp == (transport == Transport::Quic);
+    (fits && !elsewhere && port != 0 && Reach::of(ip) == Reach::Public)
+        .then(|| SocketAddr::new(ip, port))
 }
 
 fn without_peer(address: &Multiaddr) -> Multiaddr {
-    address
-        .iter()
-        .filter(|part| !matches!(part, Protocol::P2p(_)))
-        .collect()
+    let mut bare = address.clone();
+    if matches!(bare.iter().last(), Some(Protocol::P2p(_))) {
+        bare.pop();
+    }
+    bare
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-mod tests {
-    use super::*;
-
-    fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/4001";
-    const PRIVATE: &str = "/ip4/10.0.0.7/tcp/4001";
-    const PUBLIC: &str = "/ip4/8.8.8.8/tcp/4001";
-
-    #[test]
-    fn a_peer_is_told_addresses_that_reach_it() {
-        let us = PeerId::random();
-        let told = Addresses::new(&[], &addresses(&[LOOPBACK, PRIVATE, PUBLIC]), us);
-        let bare = |peer: &str| told.list_for(peer.parse().unwrap()).bare.clone();
-        assert_eq!(bare("1.1.1.1"), addresses(&[PUBLIC]));
-        assert_eq!(bare("192.168.1.1"), addresses(&[PRIVATE, PUBLIC]));
-        assert_eq!(bare("127.0.0.1"), addresses(&[LOOPBACK, PRIVATE, PUBLIC]));
-        assert_eq!(bare("::ffff:1.1.1.1"), addresses(&[PUBLIC]));
-    }
-
-    #[test]
-    fn with_no_public_address_everything_is_told() {
-        let told = Addresses::new(&[], &addresses(&[LOOPBACK, PRIVATE]), PeerId::random());
-        let list = told.list_for("1.1.1.1".parse().unwrap());
-        assert_eq!(list.bare, addresses(&[LOOPBACK, PRIVATE]));
-    }
-
-    #[test]
-    fn the_operators_addresses_replace_what_we_listen_on() {
-        let us = PeerId::random();
-        let dns = "/dns4/relay.example.net/tcp/4001";
-        let configured = addresses(&[&format!("{dns}/p2p/{us}")]);
-        let told = Addresses::new(&configured, &addresses(&[LOOPBACK, PUBLIC]), us);
-        let list = told.list_for("1.1.1.1".parse().unwrap());
-        assert_eq!(list.bare, addresses(&[dns]));
-        assert_eq!(list.with_peer, configured);
-        assert_eq!(told.all(), configured);
-    }
-}
+mod tests;

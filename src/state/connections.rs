@@ -204,6 +204,26 @@ impl Connections {
         })
     }
 
+    /// Of one stripe (of [`Self::stripes`]), the peers with a connection from an address that `pick`
+    /// chooses, and the newest such connection that has not been told to end.
+    /// `pick` runs under the stripe's lock.
+    #[must_use]
+    pub fn newest_in(
+        &self,
+        stripe: usize,
+        mut pick: impl FnMut(IpAddr) -> bool,
+    ) -> Vec<(PeerId, Arc<dyn Link>)> {
+        let mut newest = Vec::new();
+        self.peers.for_each_in(stripe, |peer, entry| {
+            let staying = entry.connections.iter().filter(|open| !open.closing);
+            let picked = staying.filter(|open| pick(open.remote));
+            if let Some(open) = picked.max_by_key(|open| open.id) {
+                newest.push((*peer, Arc::clone(&open.link)));
+            }
+        });
+        newest
+    }
+
     /// Counts one more reason to keep a peer. Each call is to be paired with
     /// one of [`Self::unprotect`]; in between, the count outlives the peer's
     /// connections.

@@ -147,6 +147,8 @@ pub enum Command {
     },
     /// The stream has ended in the egress; forget it.
     Forget(StreamKey),
+    /// Our addresses have changed: push identify.
+    Push,
     /// End the connection.
     Close(Ending),
 }

@@ -191,6 +191,19 @@ impl Peerstore {
         })
     }
 
+    /// Whether a peer may speak a protocol: unless its list is known, and the
+    /// protocol is not on it.
+    #[must_use]
+    pub fn speaks(&self, peer: &PeerId, protocol: &str) -> bool {
+        PeerKey::new(peer).is_none_or(|key| {
+            self.peers.with(&key, |entry| {
+                entry
+                    .and_then(|entry| entry.protocols.as_deref())
+                    .is_none_or(|lines| lines.lines().any(|line| line == protocol))
+            })
+        })
+    }
+
     /// Number of peers of whom something is known.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -48,8 +48,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Adds what has come to `input`: at least a byte, and at most so many that
-    /// there are `most`. Cancel-safe: what was read is in `input`.
+    /// Adds what has come to `input`: at least a byte and, on a bare socket, at
+    /// most so many that there are `most`. Layers may have to read ahead, whatever
+    /// comes of it. Cancel-safe: what was read is in `input`.
     pub(super) async fn more(&mut self, most: usize) -> Result<(), UpgradeError> {
         poll_fn(|cx| {
             // A peer may wait for what we have said before it goes on.
@@ -57,8 +58,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 return Poll::Ready(Err(error.into()));
             }
             SCRATCH.with_borrow_mut(|Scratch { input, .. }| {
-                let room = most.saturating_sub(self.input.len()).min(READ_MAX);
-                let room = room + self.carrier.kept();
+                let room = if self.carrier.is_bare() {
+                    most.saturating_sub(self.input.len()).min(READ_MAX)
+                } else {
+                    READ_MAX + self.carrier.kept()
+                };
                 let count = ready!(self.carrier.poll_receive(cx, &mut input[..room]))?;
                 if count == 0 {
                     return Poll::Ready(Err(UpgradeError::Eof));
@@ -117,7 +121,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<'_, S> {
             let mut behind = std::mem::take(&mut self.line.input);
             let carrier = &mut self.line.carrier;
             let bytes = if behind.is_empty() {
-                let count = ready!(carrier.poll_receive(cx, input))?;
+                let room = READ_MAX + carrier.kept();
+                let count = ready!(carrier.poll_receive(cx, &mut input[..room]))?;
                 &mut input[..count]
             } else {
                 &mut behind

@@ -2,7 +2,7 @@
 //!
 //! The first exchange on a socket, or within its WebSocket. A listener says
 //! nothing before it has the dialer's nonce, so that a stranger who waits for
-//! us hears nothing. Reads not a byte more than the nonce.
+//! us hears nothing.
 
 use std::io;
 

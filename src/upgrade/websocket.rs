@@ -41,7 +41,7 @@ where
             }
         }
     }
-    frame(line, Role::Server)
+    frame(line, Role::Server).await
 }
 
 /// Agrees on WebSocket with the server at `host`, as it stands in a URL.
@@ -62,15 +62,19 @@ where
         }
     };
     line.input.drain(..used);
-    frame(line, Role::Client)
+    frame(line, Role::Client).await
 }
 
-fn frame<S>(line: &mut Line<S>, role: Role) -> Result<(), UpgradeError>
+async fn frame<S>(line: &mut Line<S>, role: Role) -> Result<(), UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let decoder = Decoder::WebSocket(FrameDecoder::new(role));
     let encoder = Encoder::WebSocket(FrameEncoder::new(role));
-    line.carrier.push(decoder, encoder, &mut line.input)?;
-    Ok(())
+    let pushed = line.carrier.push(decoder, encoder, &mut line.input);
+    if pushed.is_err() {
+        // Told as far as the peer listens; the deadline is running.
+        poll_fn(|cx| line.carrier.poll_flush(cx)).await?;
+    }
+    Ok(pushed?)
 }

@@ -2,8 +2,8 @@
 //! verification: the key of the certificate, and the identity key in the libp2p
 //! extension (protocols.md §3).
 //!
-//! Reads just enough DER to find them; a length has at most two bytes, which
-//! bounds a field to 64 KiB. Proves nothing: whether the certificate is any
+//! Reads just enough DER to find them, each value by its exact tag; a length
+//! has at most two bytes, which bounds a field to 64 KiB. Proves nothing: whether the certificate is any
 //! good is left to whoever verifies it first.
 
 use super::DecodeError;
@@ -16,6 +16,8 @@ pub const CERTIFICATE_MAX: usize = 8 * 1024;
 const EXTENSION_OID: &[u8] = &[0x2b, 6, 1, 4, 1, 0x83, 0xa2, 0x5a, 1, 1];
 
 const BOOLEAN: u8 = 0x01;
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_ID: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
@@ -47,30 +49,54 @@ impl<'a> Certificate<'a> {
                 max: CERTIFICATE_MAX as u64,
             });
         }
-        let mut certificate = Der(Der(der).take(SEQUENCE)?);
+        let mut all = Der(der);
+        let mut certificate = Der(all.take(SEQUENCE)?);
+        all.end()?;
         let mut body = Der(certificate.take(SEQUENCE)?);
-        body.skip_if(VERSION)?;
-        // Serial number, algorithm, issuer, validity, subject.
-        for _ in 0..5 {
-            body.skip()?;
+        // Algorithm and signature.
+        certificate.take(SEQUENCE)?;
+        certificate.take(BIT_STRING)?;
+        certificate.end()?;
+        // Serial number, algorithm, issuer, validity, subject. Each has to be
+        // what it is: a value read over in another way than the verifier's would
+        // put other fields in the place of those that it has verified.
+        body.take_if(VERSION)?;
+        body.take(INTEGER)?;
+        for _ in 0..4 {
+            body.take(SEQUENCE)?;
         }
-        let key_info = body.skip()?;
-        body.skip_if(ISSUER_ID)?;
-        body.skip_if(SUBJECT_ID)?;
+        let key_info = body.value(SEQUENCE)?;
+        body.take_if(ISSUER_ID)?;
+        body.take_if(SUBJECT_ID)?;
         let mut wrapped = Der(body.take(EXTENSIONS)?);
+        body.end()?;
         let mut extensions = Der(wrapped.take(SEQUENCE)?);
+        wrapped.end()?;
+        let mut identity_key = None;
         while !extensions.0.is_empty() {
             let mut extension = Der(extensions.take(SEQUENCE)?);
-            if extension.take(OBJECT_ID)? == EXTENSION_OID {
-                extension.skip_if(BOOLEAN)?;
-                let mut signed_key = Der(Der(extension.take(OCTET_STRING)?).take(SEQUENCE)?);
-                return Ok(Self {
-                    key_info,
-                    identity_key: signed_key.take(OCTET_STRING)?,
-                });
+            let id = extension.take(OBJECT_ID)?;
+            extension.take_if(BOOLEAN)?;
+            let content = extension.take(OCTET_STRING)?;
+            extension.end()?;
+            if id != EXTENSION_OID {
+                continue;
+            }
+            let mut wrapped = Der(content);
+            let mut signed_key = Der(wrapped.take(SEQUENCE)?);
+            wrapped.end()?;
+            let key = signed_key.take(OCTET_STRING)?;
+            signed_key.take(OCTET_STRING)?;
+            signed_key.end()?;
+            if identity_key.replace(key).is_some() {
+                return Err(DecodeError::Malformed("two libp2p extensions"));
             }
         }
-        Err(DecodeError::Malformed("no libp2p extension"))
+        let identity_key = identity_key.ok_or(DecodeError::Malformed("no libp2p extension"))?;
+        Ok(Self {
+            key_info,
+            identity_key,
+        })
     }
 }
 
@@ -80,28 +106,41 @@ struct Der<'a>(&'a [u8]);
 impl<'a> Der<'a> {
     /// The content of the next value, which has to have this tag.
     fn take(&mut self, tag: u8) -> Result<&'a [u8], DecodeError> {
+        let (header, value) = self.next(tag)?;
+        Ok(&value[header..])
+    }
+
+    /// The next value, which has to have this tag, with its tag and length.
+    fn value(&mut self, tag: u8) -> Result<&'a [u8], DecodeError> {
+        Ok(self.next(tag)?.1)
+    }
+
+    fn take_if(&mut self, tag: u8) -> Result<(), DecodeError> {
+        if self.0.first() == Some(&tag) {
+            self.take(tag)?;
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, tag: u8) -> Result<(usize, &'a [u8]), DecodeError> {
         if self.0.first() != Some(&tag) {
             return Err(DecodeError::Malformed("unexpected value in a certificate"));
         }
         let (header, length) = self.header()?;
-        let content = &self.0[header..header + length];
-        self.0 = &self.0[header + length..];
-        Ok(content)
-    }
-
-    /// The next value whatever it is, with its tag and length.
-    fn skip(&mut self) -> Result<&'a [u8], DecodeError> {
-        let (header, length) = self.header()?;
         let (value, rest) = self.0.split_at(header + length);
         self.0 = rest;
-        Ok(value)
+        Ok((header, value))
     }
 
-    fn skip_if(&mut self, tag: u8) -> Result<(), DecodeError> {
-        if self.0.first() == Some(&tag) {
-            self.skip()?;
+    /// That nothing is left.
+    fn end(&self) -> Result<(), DecodeError> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Malformed(
+                "more behind a certificate's last value",
+            ))
         }
-        Ok(())
     }
 
     /// Bytes of tag and length, and of the content behind them, all of which

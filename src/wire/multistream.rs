@@ -9,6 +9,9 @@ use super::{DecodeError, length_delimited};
 /// The token both sides open with.
 pub const HEADER: &str = "/multistream/1.0.0";
 
+/// The message with that token, as it is on the wire.
+pub const HEADER_MESSAGE: &[u8] = b"\x13/multistream/1.0.0\n";
+
 /// Largest message in bytes, newline included, prefix not: the bound of go
 /// and js.
 pub const MAX_MESSAGE: usize = 1024;

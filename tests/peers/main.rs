@@ -67,6 +67,7 @@ mod peer;
 mod server;
 
 mod access;
+mod addresses;
 mod connect;
 mod identify;
 mod leaving;

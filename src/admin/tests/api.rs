@@ -2,6 +2,7 @@
 //! not.
 
 use super::*;
+use crate::admin::addresses::{ADDRESSES_PATH, ListedAddresses};
 use crate::admin::api::{Done, Listed, Refused};
 
 const PATH: &str = "/api/v1/access";
@@ -209,4 +210,25 @@ async fn beyond_loopback_rules_need_the_secret() {
         assert_eq!(running.request("POST", &right, DENY).await.0, 200);
         assert_eq!(running.request("GET", &right, "").await.0, 200);
     }
+}
+
+#[tokio::test]
+async fn addresses_are_listed_for_whom_the_rules_are() {
+    let running = Running::start(Bounds::default()).await;
+    let request = |host: &str| format!("GET {ADDRESSES_PATH} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let answer = running.ask(&request("127.0.0.1")).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let listed: ListedAddresses = serde_json::from_str(body).unwrap();
+    assert_eq!(listed.peer_id, running.state.addresses.us().to_string());
+    let [only] = listed.addresses.as_slice() else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(
+        (only.address.as_str(), only.source.as_str()),
+        (ADDRESS, "listen")
+    );
+    assert!(only.is_public());
+    let elsewhere = running.ask(&request("relay.example.net")).await;
+    assert!(elsewhere.starts_with("HTTP/1.1 403"), "{elsewhere}");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::admin::api::{Done, Listed, NewRule, OldRule};
+use crate::admin::api::{ACCESS_PATH, Done, Listed, NewRule, OldRule};
 use crate::clock;
 use crate::config::Subject;
 use crate::config::units::{parse_duration, show_duration};
@@ -55,6 +55,7 @@ impl Add {
         let client = Client::new(&settings.join(self.settings).load_for_client()?)?;
         let done: Done = client.ask(
             "POST",
+            ACCESS_PATH,
             Some(&NewRule {
                 subject: self.subject.to_string(),
                 verdict: verdict.name().to_owned(),
@@ -84,7 +85,7 @@ impl AccessCommand {
         match self {
             Self::List { settings: more } => {
                 let client = Client::new(&settings.join(more).load_for_client()?)?;
-                let listed: Listed = client.ask::<(), _>("GET", None)?;
+                let listed: Listed = client.ask::<(), _>("GET", ACCESS_PATH, None)?;
                 print(&show(&listed, clock::unix_seconds()))
             }
             Self::Remove {
@@ -93,7 +94,7 @@ impl AccessCommand {
             } => {
                 let client = Client::new(&settings.join(more).load_for_client()?)?;
                 let subject = subject.to_string();
-                let done: Done = client.ask("DELETE", Some(&OldRule { subject }))?;
+                let done: Done = client.ask("DELETE", ACCESS_PATH, Some(&OldRule { subject }))?;
                 let closing = match done.closing {
                     0 => String::new(),
                     connections => closing(connections),

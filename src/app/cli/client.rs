@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::api::{ACCESS_PATH, Refused};
+use crate::admin::api::Refused;
 use crate::config::Loaded;
 
 /// For the connection, and between two pieces of the answer.
@@ -21,7 +21,7 @@ const ANSWER_MAX: u64 = 128 << 20;
 /// Why the server was not asked, or what it answered instead.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
-    #[error("admin.address is empty: the server takes no changes while it runs")]
+    #[error("admin.address is empty: the running server cannot be asked")]
     Off,
     #[error("no server answers at {address} (admin.address): {source}")]
     Unreachable {
@@ -32,6 +32,15 @@ enum AskError {
     Foreign { address: SocketAddr },
     #[error("{0}")]
     Refused(String),
+}
+
+/// The line on why nobody was asked, if that is what went wrong: no server runs
+/// that could be.
+pub(super) fn nobody_there(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref()? {
+        absent @ (AskError::Off | AskError::Unreachable { .. }) => Some(absent.to_string()),
+        AskError::Foreign { .. } | AskError::Refused(_) => None,
+    }
 }
 
 /// Where the server is and what it wants to hear.
@@ -54,16 +63,17 @@ impl Client {
         Ok(Self { address, token })
     }
 
-    /// Asks for the rules, or for a change of them.
+    /// Asks for what is at a path, or for a change of it.
     pub(super) fn ask<Q: Serialize, A: for<'a> Deserialize<'a>>(
         &self,
         method: &str,
+        path: &str,
         body: Option<&Q>,
     ) -> anyhow::Result<A> {
         let address = self.address;
         let body = body.map(serde_json::to_string).transpose()?;
         let answer = self
-            .exchange(method, &body.unwrap_or_default())
+            .exchange(method, path, &body.unwrap_or_default())
             .map_err(|source| AskError::Unreachable { address, source })?;
         let foreign = AskError::Foreign { address };
         let Some((status, body)) = parse(&answer) else {
@@ -76,12 +86,12 @@ impl Client {
         Err(AskError::Refused(refused.error).into())
     }
 
-    fn exchange(&self, method: &str, body: &str) -> io::Result<Vec<u8>> {
+    fn exchange(&self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = format!(
-            "{method} {ACCESS_PATH} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n",
             self.address,
             body.len()

@@ -28,6 +28,7 @@ use super::{
     Handshake,
     bell::Bell,
     streams::{Half, id_of, wire},
+    windows,
 };
 
 /// Bytes of answers waiting for one stream at which a peer asks and does not
@@ -56,6 +57,8 @@ pub(super) struct State {
     pub(super) readable: Vec<StreamId>,
     /// Streams that run through another connection.
     pub(super) circuits: u32,
+    /// Largest receive window that the peer has been given.
+    pub(super) granted: u32,
     /// Streams that are reset when what they were given has had time to leave.
     pub(super) draining: Vec<(StreamId, Instant, u32)>,
     /// Somebody has this connection on the list of what to flush.
@@ -113,6 +116,7 @@ impl QuicEgress {
                 streams: Vec::new(),
                 readable: Vec::new(),
                 circuits: 0,
+                granted: windows::BASE,
                 draining: Vec::new(),
                 touched: false,
                 rung: false,
@@ -267,7 +271,7 @@ impl State {
                     turn.items.push(Item::Opened(id_of(stream)));
                 }
             }
-            StreamEvent::Readable { id } => self.readable(id_of(id)),
+            StreamEvent::Readable { id } => self.on_readable(id, turn),
             StreamEvent::Writable { id } => self.refill(id_of(id), effects),
             StreamEvent::Stopped { id, error_code } => {
                 // The peer is owed a reset of what it no longer wants. It may
@@ -280,6 +284,21 @@ impl State {
             StreamEvent::Opened { dir: Dir::Uni }
             | StreamEvent::Finished { .. }
             | StreamEvent::Available { .. } => {}
+        }
+    }
+
+    /// Something has come on a stream. Of bytes without credit nothing is said
+    /// before there is some; that the peer has given the stream up is known at
+    /// once.
+    fn on_readable(&mut self, id: quinn_proto::StreamId, turn: &mut Turn) {
+        let stream = id_of(id);
+        let held = self
+            .position(stream)
+            .is_ok_and(|index| self.streams[index].allowance == 0);
+        if held && matches!(self.transport.recv_stream(id).received_reset(), Ok(Some(_))) {
+            turn.items.push(Item::Reset(stream));
+        } else {
+            self.readable(stream);
         }
     }
 

@@ -107,7 +107,7 @@ impl State {
     pub(super) fn attach_to(&mut self, index: usize, upstream: Leg) {
         if self.streams[index].upstream.replace(upstream).is_none() {
             self.circuits += 1;
-            windows::fit(&mut self.transport, self.circuits);
+            windows::fit(&mut self.transport, self.circuits, &mut self.granted);
         }
     }
 
@@ -276,7 +276,7 @@ impl State {
         let half = self.streams.remove(index);
         if half.upstream.is_some() {
             self.circuits -= 1;
-            windows::fit(&mut self.transport, self.circuits);
+            windows::fit(&mut self.transport, self.circuits, &mut self.granted);
         }
         if self.streams.is_empty() {
             self.streams = Vec::new();

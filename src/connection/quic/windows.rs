@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quinn_proto::{Connection as Transport, Dir, IdleTimeout, TransportConfig, VarInt};
 
+use crate::connection::pool;
 use crate::wire::yamux::INITIAL_WINDOW;
 
 /// Window of each stream: what the other transports give theirs.
@@ -16,7 +17,7 @@ pub(super) const STREAM: u32 = INITIAL_WINDOW;
 
 /// Windows of a connection without circuits: requests and answers of services
 /// are a few KiB.
-const BASE: u32 = 64 * 1024;
+pub(super) const BASE: u32 = 64 * 1024;
 
 /// Circuits beyond which a connection's windows do not grow.
 const CIRCUITS_MOST: u32 = 16;
@@ -57,10 +58,21 @@ pub(super) fn transport() -> TransportConfig {
     config
 }
 
-/// Fits a connection's windows to its circuits.
-pub(super) fn fit(transport: &mut Transport, circuits: u32) {
+/// Fits a connection's windows to its circuits; `granted` is the largest
+/// receive window that it has had, [`BASE`] at first.
+///
+/// That one never shrinks: what a peer was once allowed it stays allowed, and
+/// quinn adds each growth to that whatever was taken back before. While the
+/// memory for buffers is taken, nothing grows.
+pub(super) fn fit(transport: &mut Transport, circuits: u32, granted: &mut u32) {
     let window = BASE + circuits.min(CIRCUITS_MOST) * STREAM;
-    transport.set_receive_window(VarInt::from_u32(window));
+    if pool::is_full() && window > *granted {
+        return;
+    }
+    if window > *granted {
+        *granted = window;
+        transport.set_receive_window(VarInt::from_u32(window));
+    }
     transport.set_send_window(u64::from(window));
 }
 

@@ -24,10 +24,9 @@ use tokio::{
 };
 
 use super::ear::{Ear, Heard};
-use crate::config::Transport;
 use crate::{
     clock,
-    config::{AccessLists, Config},
+    config::{AccessLists, Config, Transport},
     connection::carrier::Layers,
     connection::{Closed, Connection, Context, Handover, Remote, pool},
     engine::{
@@ -145,7 +144,7 @@ impl Server {
         let addresses = Addresses::new(&[bound], &[], identity.peer_id());
         let connections = Connections::new(Marks::new(&config.connections), clock::now());
         let menu = Menu::new(true);
-        let answer = Answer::new(&identity, &menu, &addresses, clock::unix_nanos());
+        let answer = Answer::new(&identity, &menu, &addresses.told(), clock::unix_nanos());
         let buffers = Buffers::new(config.connections.buffers_max);
         pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
         let relay = Relay {

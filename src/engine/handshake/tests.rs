@@ -510,10 +510,10 @@ fn records_of_the_muxer_negotiation_may_have_any_honest_size() {
         record
     });
     assert_eq!(flipped, unauthentic);
-    assert!(matches!(
+    assert_eq!(
         outcome(&|seal| sealed(seal, &[0])),
-        Err(HandshakeError::Muxer(NegotiateError::Message(_)))
-    ));
+        Err(HandshakeError::Muxer(NegotiateError::OutOfOrder))
+    );
 }
 
 #[test]

@@ -306,3 +306,50 @@ fn ciphers_are_chosen_by_what_we_can_do_fast() {
         Some(cipher_suite::TLS13_AES_128_GCM_SHA256)
     );
 }
+
+/// A DER value with a length of at most two bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82][..], &length, content].concat()
+}
+
+/// A lenient reader takes the serial number below for an integer whatever is in
+/// it, and a careless one for the first fields of another certificate.
+#[test]
+fn no_certificate_shows_another_identity_than_the_one_verified() {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+
+    let (identity, victim) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+    let (honest, key) = libp2p_tls::certificate::generate(&identity).unwrap();
+    let fields = Fields::decode(&honest).unwrap();
+    // Certificate and body have lengths of two bytes each.
+    let body_length = usize::from(u16::from_be_bytes([honest[6], honest[7]]));
+    let (body, algorithm_and_signature) = honest[8..].split_at(body_length);
+    let version = &body[..5];
+    assert_eq!(version, [0xa0, 3, 2, 1, 2]);
+    assert_eq!(body[5], 2, "the serial number");
+    let rest = &body[7 + usize::from(body[6])..];
+
+    let id = der(6, &[0x2b, 6, 1, 4, 1, 0x83, 0xa2, 0x5a, 1, 1]);
+    let named = der(4, &victim.public().encode_protobuf());
+    let extension = [id, der(4, &der(0x30, &named))].concat();
+    let extensions = der(0xa3, &der(0x30, &der(0x30, &extension)));
+    let mut content = vec![0, 5, 0, 5, 0, 5, 0];
+    content.extend([fields.key_info, &extensions].concat());
+    let length = u8::try_from(content.len()).unwrap();
+    let serial = [&[0x1f, 2, 0x82, 0, length][..], &content].concat();
+    let body = der(0x30, &[version, &serial, rest].concat());
+
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der());
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let signature = pair.unwrap().sign(&random, &body).unwrap();
+    let algorithm_length = 2 + usize::from(algorithm_and_signature[1]);
+    let algorithm = &algorithm_and_signature[..algorithm_length];
+    let signature = der(3, &[&[0], signature.as_ref()].concat());
+    let forged = der(0x30, &[&body, algorithm, &signature].concat());
+
+    let forged = CertificateDer::from(forged);
+    assert!(Verifier::certificate(&forged, &[]).is_err());
+    assert!(peer_key(&[forged]).is_err());
+    assert!(Verifier::certificate(&honest, &[]).is_ok());
+}

@@ -6,13 +6,18 @@
 //! handshake or by a token; and when many handshakes are under way, or that
 //! place has all it may, the sender is asked for a token first (Retry).
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use quinn_proto::{ConnectionError, ConnectionHandle, Incoming};
 
 use crate::clock;
 use crate::connection::RESOURCE_LIMIT;
 use crate::connection::quic::{Handshake, QuicConnection};
+use crate::engine::token_bucket::Rate;
 use crate::metrics::{ConnectionLabels, Direction, Muxer, Security, Transport};
 use crate::state::access::Gate;
 use crate::state::limits::{Refusal, SocketPermit};
@@ -22,6 +27,12 @@ use super::{drive::Loop, table::Entrance};
 /// Share of `connections.transient_max` from which on addresses are asked for
 /// first: it costs an honest peer a round trip, and a forger the attack.
 const RETRY_FROM: usize = 4;
+
+/// Handshakes of a worker that begin in a second, and at once, for addresses
+/// that have not been shown: a tenth of what a core can do. Whoever forges
+/// addresses may also end each of them in the datagram that begins it, so that
+/// the number under way tells nothing.
+static UNSHOWN: LazyLock<Rate> = LazyLock::new(|| Rate::new(200.0, 400));
 
 impl Loop {
     /// Decides about the beginning of a handshake.
@@ -69,10 +80,13 @@ impl Loop {
     }
 
     /// Whether a sender has to show its address before anything is done for it.
-    fn asks_first(&self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
+    fn asks_first(&mut self, remote: SocketAddr, exempt: bool, now: Instant) -> bool {
         let limits = &self.server.limits;
         let transient = limits.transient();
-        transient.taken * RETRY_FROM >= transient.max || !limits.would_place(remote, exempt, now)
+        transient.taken * RETRY_FROM >= transient.max
+            || !limits.would_place(remote, exempt, now)
+            // Nobody elsewhere can forge an address of this host.
+            || (!remote.ip().is_loopback() && self.unshown.take(&UNSHOWN, 1, now).is_err())
     }
 
     fn ask_for_token(&mut self, incoming: Incoming, socket: usize) {
@@ -169,6 +183,7 @@ impl Loop {
             entrance.timer.failed("identity", now);
             return slot.connection.turn_away(now, 0);
         };
+        slot.known = true;
         let access = &context.relay.access;
         let exempt = access.standing(&peer, address.ip()).uncapped;
         let Entrance {

@@ -18,6 +18,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::clock;
 use crate::connection::quic::Lent;
+use crate::engine::token_bucket::TokenBucket;
 
 use super::{
     Server,
@@ -53,6 +54,8 @@ pub(super) struct Loop {
     sending: Vec<usize>,
     lent: Lent,
     pub(super) buffer: Vec<u8>,
+    /// Handshakes that may begin for addresses that have not been shown.
+    pub(super) unshown: TokenBucket,
 }
 
 impl Loop {
@@ -78,6 +81,7 @@ impl Loop {
             sending: Vec::new(),
             lent: Lent::default(),
             buffer: Vec::with_capacity(SEND_MAX),
+            unshown: TokenBucket::new(clock::now()),
         })
     }
 
@@ -145,7 +149,8 @@ impl Loop {
                 }
             }
         }
-        false
+        // Others wake this loop for the first datagram in its inbox only.
+        count >= DATAGRAMS_PER_TURN
     }
 
     /// The datagram, unless it is another worker's.
@@ -172,6 +177,9 @@ impl Loop {
             ecn,
             bytes,
         } = datagram;
+        // Another worker may have more sockets: one that the service manager
+        // has passed is the first worker's alone.
+        let socket = socket.min(self.sockets.len() - 1);
         self.buffer.clear();
         let event = self
             .endpoint
@@ -182,7 +190,7 @@ impl Loop {
                     return;
                 };
                 if slot.connection.receive(event) == remote {
-                    slot.socket = socket.min(self.sockets.len() - 1);
+                    slot.socket = socket;
                 }
                 self.note(handle.0);
             }
@@ -243,7 +251,7 @@ impl Loop {
             if !slot.connection.is_handshaking() {
                 slot.connection.work(now, &mut self.lent);
             }
-            if slot.connection.is_ending() {
+            if slot.connection.is_ending() && slot.known {
                 let metrics = &self.server.context.metrics.quic;
                 self.table.ends(place, || metrics.ending());
             }
@@ -323,7 +331,10 @@ impl Loop {
             return;
         }
         let metrics = &self.server.context.metrics.quic;
-        if slot.connection.is_ending() && !self.table.ends(place, || metrics.ending()) {
+        // Whom nobody knew is not waited for: he has been told once.
+        let lingers = slot.known;
+        if slot.connection.is_ending() && !(lingers && self.table.ends(place, || metrics.ending()))
+        {
             self.forget(place);
             return;
         }

@@ -128,17 +128,17 @@ impl Sockets {
         let mut datagrams = 0;
         let mut total = 0;
         for (meta, message) in metas[..count].iter().zip(self.buffer.chunks(MESSAGE_MAX)) {
-            let mut bytes = BytesMut::from(&message[..meta.len]);
             total += meta.len;
-            while !bytes.is_empty() {
-                let length = meta.stride.clamp(1, bytes.len());
+            // Each by itself: one that is kept must not keep those that came
+            // with it.
+            for bytes in message[..meta.len].chunks(meta.stride.max(1)) {
                 datagrams += 1;
                 on_datagram(Datagram {
                     socket: index,
                     remote: meta.addr,
                     local: meta.dst_ip,
                     ecn: meta.ecn.map(from_udp),
-                    bytes: bytes.split_to(length),
+                    bytes: BytesMut::from(bytes),
                 });
             }
         }

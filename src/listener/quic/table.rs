@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) connection: QuicConnection,
     /// What it holds while it is no connection yet.
     pub(super) entrance: Option<Box<Entrance>>,
+    /// The peer has shown who it is.
+    pub(super) known: bool,
     /// While it is none any more.
     ending: Option<LingerGuard>,
     /// The worker's socket through which its peer was last heard.
@@ -68,6 +70,7 @@ impl Table {
         self.slots[place] = Some(Box::new(Slot {
             connection,
             entrance: Some(Box::new(entrance)),
+            known: false,
             ending: None,
             socket,
             armed: None,

@@ -60,6 +60,9 @@ pub enum StreamRefusal {
     /// A protocol's streams of one peer.
     #[error("too many streams of this peer (streams.{}_per_peer_max)", .0.name())]
     Peer(Protocol),
+    /// More pushes than a peer has news.
+    #[error("too many identify pushes of this connection")]
+    PushRate,
 }
 
 /// The limits on streams, and what is taken of them.
@@ -249,6 +252,7 @@ impl StreamRefusal {
             Self::Peer(Protocol::Identify) => "identify_per_peer",
             Self::Peer(Protocol::Push) => "push_per_peer",
             Self::Peer(Protocol::Hop) => "hop_per_peer",
+            Self::PushRate => "push_rate",
         }
     }
 }

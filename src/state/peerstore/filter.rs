@@ -87,7 +87,7 @@ fn reach(host: &Protocol<'_>) -> Option<Reach> {
         Protocol::Dns(name)
         | Protocol::Dns4(name)
         | Protocol::Dns6(name)
-        | Protocol::Dnsaddr(name) => Some(reach_of_name(name)),
+        | Protocol::Dnsaddr(name) => Some(Reach::of_name(name)),
         _ => None,
     }
 }
@@ -98,26 +98,6 @@ fn reach_of(ip: IpAddr) -> Option<Reach> {
         || ip.is_multicast()
         || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     (!leads_nowhere).then(|| Reach::of(ip))
-}
-
-/// Names that the Internet does not resolve: RFC 6761, RFC 6762, RFC 8375 and
-/// ICANN's reserved `.internal`.
-fn reach_of_name(name: &str) -> Reach {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let ends_in = |domain: &str| {
-        name.strip_suffix(domain)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    if ends_in("localhost") {
-        Reach::Loopback
-    } else if ["local", "internal", "home.arpa", "test", "invalid"]
-        .into_iter()
-        .any(ends_in)
-    {
-        Reach::Private
-    } else {
-        Reach::Public
-    }
 }
 
 #[cfg(test)]
