@@ -15,12 +15,12 @@ use crate::server::Server;
 use crate::stalling::{HELD_MAX, Pushing, read_on};
 use crate::{PROMPT, pattern, within};
 
-const LISTEN: &str = r#"listen.addresses=["/ip4/127.0.0.1/tcp/0","/ip4/127.0.0.1/udp/0/quic-v1","/ip4/127.0.0.1/tcp/0/ws","/ip4/127.0.0.1/tcp/0/tls/ws"]"#;
+const LISTEN: &str = r#"listen.addresses=["/ip4/127.0.0.1/tcp/0","/ip4/127.0.0.1/udp/0/quic-v1","/ip4/127.0.0.1/tcp/0/ws","/ip4/127.0.0.1/tcp/0/tls/sni/relay.example/ws"]"#;
 
 const TCP: &[&str] = &["ip4", "tcp", "p2p"];
 const QUIC: &[&str] = &["ip4", "udp", "quic-v1", "p2p"];
 const WS: &[&str] = &["ip4", "tcp", "ws", "p2p"];
-const WSS: &[&str] = &["ip4", "tcp", "tls", "ws", "p2p"];
+const WSS: &[&str] = &["ip4", "tcp", "tls", "sni", "ws", "p2p"];
 
 const CIRCUITS: &str = "waystation_relay_circuits";
 const FINISHED: &str = r#"waystation_relay_circuits_ended_total{cause="finished"}"#;
@@ -86,7 +86,7 @@ impl Entry {
 }
 
 fn start() -> (Server, Files) {
-    let files = Files::issue(&["127.0.0.1"], 2040);
+    let files = Files::issue(&["relay.example"], 2040);
     let [chain, key] = files.settings();
     let server = Server::start(&[
         LISTEN,
