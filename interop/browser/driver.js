@@ -22,8 +22,11 @@ const RUN_MILLISECONDS = 100_000
 const STEP_MILLISECONDS = 20_000
 const HERE = dirname(fileURLToPath(import.meta.url))
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium'
-// Both spellings of secure WebSocket lead to the same listener.
-const WAYS = ['/ws', '/tls/ws', '/wss']
+// Nobody but the browser below knows where this is.
+const NAME = 'relay.test'
+// As the server tells it; both spellings without the name lead there too.
+const SECURE = `/tls/sni/${NAME}/ws`
+const WAYS = ['/ws', SECURE, '/tls/ws', '/wss']
 
 // Undone in reverse order.
 const started = []
@@ -92,12 +95,12 @@ async function reach (server, inPage, id, way) {
   }
 }
 
-// Valid for a day, for loopback, and known to nobody but the browser below.
+// Valid for a day, and trusted by nobody but the browser below.
 function issueCertificate (directory) {
   const files = { chain: join(directory, 'chain.pem'), key: join(directory, 'key.pem') }
   execFileSync('openssl', [
     'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1',
-    '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost',
+    '-subj', `/CN=${NAME}`, '-addext', `subjectAltName=IP:127.0.0.1,DNS:${NAME}`,
     '-keyout', files.key, '-out', files.chain
   ], { stdio: 'pipe' })
   const key = new X509Certificate(readFileSync(files.chain)).publicKey
@@ -107,7 +110,7 @@ function issueCertificate (directory) {
 
 async function startServer (binary, directory, certificate) {
   const configuration = join(directory, 'waystation.toml')
-  const listen = ['', '/ws', '/tls/ws'].map(way => `/ip4/127.0.0.1/tcp/0${way}`)
+  const listen = ['', '/ws', SECURE].map(way => `/ip4/127.0.0.1/tcp/0${way}`)
   writeFileSync(configuration, [
     '[listen]', `addresses = ${JSON.stringify(listen)}`,
     '[admin]', 'address = "127.0.0.1:0"',
@@ -150,7 +153,7 @@ async function startServer (binary, directory, certificate) {
 
   // The address that is listened on for `way`, spelled as `way` is.
   const address = way => {
-    const listened = way === '/wss' ? '/tls/ws' : way
+    const listened = way === '/wss' || way === '/tls/ws' ? SECURE : way
     const found = addresses.find(address => address.replace(/\/p2p\/.*/, '').replace(/^.*\/tcp\/\d+/, '') === listened)
     if (found == null) {
       throw new Error(`the server does not tell of ${listened}: ${addresses}`)
@@ -221,7 +224,7 @@ async function startBrowser (directory, certificate) {
     args: [
       // Trusts the one certificate above and still checks every other.
       `--ignore-certificate-errors-spki-list=${certificate.pin}`,
-      '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
+      `--host-resolver-rules=MAP ${NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1`,
       '--disable-dev-shm-usage',
       '--disable-gpu',
       // Chromium's own sandbox refuses to run as root, and in most containers.
