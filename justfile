@@ -35,3 +35,7 @@ exposure:
 # The role against a throw-away host of its own (root).
 host:
     .ci/run tools host
+
+# A browser against `cargo build`'s server.
+interop:
+    .ci/run tools interop
