@@ -22,7 +22,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::layer::{Asides, Decoded, Decoder, Encoder, Inbound, LayerError, Outbound};
+use self::layer::{Asides, Decoder, Encoder, Inbound, LayerError, Outbound};
 pub use self::socket::{ReadHalf, Socket, WriteHalf};
 use super::pool;
 
