@@ -22,7 +22,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::layer::{Asides, Decoded, Decoder, Encoder, Inbound, LayerError, Outbound};
+use self::layer::{Asides, Decoder, Encoder, Inbound, LayerError, Outbound};
 pub use self::socket::{ReadHalf, Socket, WriteHalf};
 use super::pool;
 
@@ -120,7 +120,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 return Poll::Ready(Ok(0));
             }
             let kept = self.layers.inbound.kept();
-            debug_assert!(kept < buffer.len(), "a read of nothing is no end");
             let mut read = ReadBuf::new(&mut buffer[kept..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             let count = read.filled().len();
@@ -130,8 +129,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             let bytes = &mut buffer[..kept + count];
             let decoded = self.layers.inbound.decode(bytes, &mut self.asides);
             self.say_asides()?;
-            if !matches!(decoded, Ok(Decoded { ended: false, .. })) {
-                // The last that the peer is told; if it does not listen, so be it.
+            if !self.unsent.is_empty() {
+                // The peer may wait for its answer. The last that it is told is
+                // lost if it does not listen.
                 let _ = self.poll_flush(cx);
             }
             let decoded = decoded?;

@@ -29,7 +29,7 @@ impl Connection {
             if std::mem::replace(&mut self.heard, false) || self.session.hold.is_some() {
                 // Nobody who is not read from can be heard; a hold ends by itself.
                 self.asked = false;
-            } else if self.asked || !self.partial.is_empty() {
+            } else if self.asked || !self.partial.is_empty() || self.inbound.kept() > 0 {
                 // Also a record that has not ended for all this time: bytes
                 // alone are no sign of life.
                 return Err(Closed::KeepAlive);

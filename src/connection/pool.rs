@@ -12,8 +12,9 @@ use crate::metrics::PoolMetrics;
 use crate::state::limits::Buffers;
 
 /// Sizes that are kept. The largest holds a full egress (high-water mark plus
-/// one record); the one before it a whole record, the first an answer or two.
-const CLASSES: [usize; 4] = [2 * 1024, 16 * 1024, 80 * 1024, 384 * 1024];
+/// one record); the one before it a whole record of Noise, the second one of TLS,
+/// the first an answer or two.
+const CLASSES: [usize; 4] = [2 * 1024, 20 * 1024, 80 * 1024, 384 * 1024];
 
 /// Buffers of each size that a thread keeps: 64 of the largest are 24 MiB,
 /// reached only when that many connections drained at once.

@@ -121,6 +121,10 @@ impl Addresses {
         }
         let network = Origin::of(observer)?.prefix;
         let socket = observed_socket(address, transport, &self.us)?;
+        // Nobody sees us over another family than the one he comes from.
+        if observer.to_canonical().is_ipv4() != socket.is_ipv4() {
+            return None;
+        }
         let observed = Observed { transport, socket };
         let listened_on = |bound: &ListenAddress| {
             bound.transport == transport && bound.socket.is_ipv4() == socket.is_ipv4()
@@ -278,15 +282,34 @@ fn observed_socket(address: &[u8], transport: Transport, us: &PeerId) -> Option<
         Protocol::Udp(port) => (port, true),
         _ => return None,
     };
-    let elsewhere = parts.any(|part| match part {
-        Protocol::P2pCircuit => true,
-        Protocol::P2p(peer) => peer != *us,
-        _ => false,
-    });
+    let (mut elsewhere, mut secure) = (false, false);
+    for part in parts {
+        match part {
+            Protocol::P2pCircuit => elsewhere = true,
+            Protocol::P2p(peer) => elsewhere |= peer != *us,
+            Protocol::Tls | Protocol::Wss(_) => secure = true,
+            _ => {}
+        }
+    }
     let ip = ip.to_canonical();
-    let fits = over_udp == (transport == Transport::Quic);
+    // A proxy in front of us may speak TLS where we do not.
+    let fits = over_udp == (transport == Transport::Quic)
+        && secure == (transport == Transport::Wss)
+        && !is_translated(ip);
     (fits && !elsewhere && port != 0 && Reach::of(ip) == Reach::Public)
         .then(|| SocketAddr::new(ip, port))
+}
+
+/// Whether an address stands for an IPv4 address, for some or for all networks
+/// (NAT64, RFC 6052; 6to4, RFC 3056).
+fn is_translated(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => {
+            let segments = ip.segments();
+            segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002
+        }
+    }
 }
 
 fn without_peer(address: &Multiaddr) -> Multiaddr {

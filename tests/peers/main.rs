@@ -72,6 +72,7 @@ mod connect;
 mod identify;
 mod leaving;
 mod limits;
+mod matrix;
 mod nginx;
 mod punching;
 mod quic;

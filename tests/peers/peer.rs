@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use futures::future::Either;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
-use libp2p::core::upgrade::Version;
+use libp2p::core::upgrade::{SelectUpgrade, Version};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -41,7 +40,7 @@ pub(crate) enum Security {
     Tls,
 }
 
-/// How a peer comes to the relay; it speaks nothing else. A muxer alone stands
+/// How a peer comes to the relay; to that, it speaks nothing else. A muxer alone stands
 /// for the usual way, with Noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
@@ -211,7 +210,12 @@ impl Peer {
 
     /// Reserves at the server as a relay client does.
     pub(crate) async fn reserve(&mut self, server: &Server) {
-        self.listen(server.address().with(Protocol::P2pCircuit));
+        self.reserve_at(server.address()).await;
+    }
+
+    /// Reserves at the relay that has this address.
+    pub(crate) async fn reserve_at(&mut self, relay: Multiaddr) {
+        self.listen(relay.with(Protocol::P2pCircuit));
         self.until("reserved", |event| match event {
             SwarmEvent::Behaviour(BehaviourEvent::Relay(
                 relay::client::Event::ReservationReqAccepted { .. },
@@ -283,20 +287,40 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(600))
         .with_max_negotiating_inbound_streams(STREAMS_MAX);
-    let transport = if way.muxer == Muxer::Quic {
-        // What runs inside a circuit is secured and multiplexed as elsewhere.
-        let circuits = secured(circuits, key, Muxer::Yamux.into());
-        quic::tokio::Transport::new(quic::Config::new(key))
-            .or_transport(circuits)
-            .map(|output, _| match output {
-                Either::Left((peer, connection)) => (peer, StreamMuxerBox::new(connection)),
-                Either::Right(connection) => connection,
-            })
-            .boxed()
-    } else {
-        secured(circuits.or_transport(tcp), key, way)
+    let direct = match way.muxer {
+        Muxer::Quic => quic::tokio::Transport::new(quic::Config::new(key))
+            .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+            .boxed(),
+        Muxer::Yamux | Muxer::Mplex => secured(tcp, key, way),
     };
+    let transport = inside(circuits, key, way.muxer)
+        .or_transport(direct)
+        .map(|output, _| output.into_inner())
+        .boxed();
     Swarm::new(transport, behaviour, id, config)
+}
+
+/// What runs inside a circuit. Whatever way each of two peers came, they agree:
+/// on Noise, and on the muxer of the one who dials.
+fn inside(
+    circuits: OptionalTransport<relay::client::Transport>,
+    key: &Keypair,
+    muxer: Muxer,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let (yamux, mplex) = muxers();
+    let secured = circuits
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key).unwrap());
+    match muxer {
+        Muxer::Yamux | Muxer::Quic => secured.multiplex(SelectUpgrade::new(yamux, mplex)).boxed(),
+        Muxer::Mplex => secured.multiplex(SelectUpgrade::new(mplex, yamux)).boxed(),
+    }
+}
+
+fn muxers() -> (yamux::Config, libp2p_mplex::Config) {
+    let mut mplex = libp2p_mplex::Config::new();
+    mplex.set_max_num_streams(STREAMS_MAX);
+    (yamux::Config::default(), mplex)
 }
 
 fn secured<T>(transport: T, key: &Keypair, way: Way) -> Boxed<(PeerId, StreamMuxerBox)>
@@ -307,9 +331,7 @@ where
     T::ListenerUpgrade: Send + 'static,
     T::Dial: Send + 'static,
 {
-    let yamux = yamux::Config::default();
-    let mut mplex = libp2p_mplex::Config::new();
-    mplex.set_max_num_streams(STREAMS_MAX);
+    let (yamux, mplex) = muxers();
     let transport = transport.upgrade(Version::V1Lazy);
     match way.security {
         Security::Noise => {

@@ -1,19 +1,15 @@
-//! What is QUIC's own: circuits into other transports, limits before the
-//! handshake, ends that the peer understands.
+//! What is QUIC's own: limits before the handshake, ends that the peer
+//! understands.
 
 use std::net::UdpSocket;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 
-use crate::hop::{self, Target};
-use crate::pattern;
 use crate::peer::{Kind, Muxer, Peer};
 use crate::quic_client::initial;
 use crate::server::{QUIC_ONLY, Server};
 
-/// On TCP and, as the address that is printed last, on QUIC.
-const BOTH: &str = r#"listen.addresses=["/ip4/127.0.0.1/tcp/0","/ip4/127.0.0.1/udp/0/quic-v1"]"#;
 const ONE_WORKER: &str = "runtime.workers=1";
 
 const CONNECTIONS: &str = "waystation_connections";
@@ -32,22 +28,6 @@ async fn a_peer_connects_pings_and_is_identified() {
     server.until(OVER_QUIC, 1.0).await;
     drop(peer);
     server.until(CONNECTIONS, 0.0).await;
-}
-
-/// Bulk through a circuit whose ends have different transports, both ways.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_circuit_joins_quic_and_tcp() {
-    let server = Server::start(&[BOTH, "relay.circuit_bytes_max=0"]);
-    for (near, far) in [(Muxer::Quic, Muxer::Yamux), (Muxer::Mplex, Muxer::Quic)] {
-        let source = dialled(&server, near).await;
-        let target = dialled(&server, far).await;
-        hop::reserved(&target, &server).await;
-        let mut offers = Target::new(&target);
-        let (mut near, mut far) = hop::circuit(&source, &server, &target, &mut offers).await;
-        let bytes = pattern(9, 0, 4 << 20);
-        hop::carries(&mut near, &mut far, &bytes).await;
-        hop::carries(&mut far, &mut near, &bytes).await;
-    }
 }
 
 /// A peer that has died with its server's memory of it hears of that at once,
@@ -114,14 +94,6 @@ async fn a_flood_of_initials_is_held_to_the_bound() {
             >= 400.0
     );
     drop(flood);
-}
-
-/// A peer of this kind, connected.
-async fn dialled(server: &Server, muxer: Muxer) -> Peer {
-    let mut peer = Peer::new(Kind::Bare, muxer);
-    peer.dial(server.address_for(muxer));
-    peer.until_connected(server.peer_id()).await;
-    peer
 }
 
 fn free_port() -> u16 {

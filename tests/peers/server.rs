@@ -110,10 +110,9 @@ impl Server {
         self.addresses.last().unwrap().clone()
     }
 
-    /// Where peers of this kind reach it.
-    pub(crate) fn address_for(&self, muxer: Muxer) -> Multiaddr {
-        let quic = |address: &&Multiaddr| address.iter().any(|part| part == Protocol::QuicV1);
-        let fits = |address: &&Multiaddr| quic(address) == (muxer == Muxer::Quic);
+    /// The address that is made of these protocols.
+    pub(crate) fn address_over(&self, protocols: &[&str]) -> Multiaddr {
+        let fits = |address: &&Multiaddr| address.protocol_stack().eq(protocols.iter().copied());
         self.addresses.iter().find(fits).unwrap().clone()
     }
 

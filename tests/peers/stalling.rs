@@ -20,7 +20,10 @@ const ECHO: usize = 64 * 1024;
 const ECHOES_MAX: Duration = Duration::from_secs(30);
 /// What a circuit may hold when nobody reads: a window in the relay and one in
 /// the target, with room for what is on its way.
-const HELD_MAX: usize = 1 << 20;
+pub(crate) const HELD_MAX: usize = 1 << 20;
+/// Which pattern is pushed, and in what blocks.
+const PUSHED: u64 = 77;
+const BLOCK: usize = 8 * 1024;
 const STALL_RESETS: &str = "waystation_mplex_stall_resets_total";
 
 over_muxers_and_quic! {
@@ -44,17 +47,21 @@ async fn a_stalled_reader_does_not_stop_the_other_circuits(muxer: Muxer) {
     // All circuits share the source's connection. A peer of rust-libp2p's
     // mplex stops reading altogether when one of its streams is full, so over
     // mplex the stalled reader has a connection of its own.
-    let (pushed, unread, _target) = match muxer {
+    let (pushed, mut unread, _target) = match muxer {
         Muxer::Yamux | Muxer::Quic => {
             let (near, far) = hop::circuit(&source, &server, &target, &mut offers).await;
-            (Pushing::start(near), far, None)
+            (Pushing::start(near, usize::MAX), far, None)
         }
         Muxer::Mplex => {
             let stalling = hop::connected(&server, muxer).await;
             hop::reserved(&stalling, &server).await;
             let mut offers = Target::new(&stalling);
             let (near, far) = hop::circuit(&source, &server, &stalling, &mut offers).await;
-            (Pushing::start(near), far, Some((stalling, offers)))
+            (
+                Pushing::start(near, usize::MAX),
+                far,
+                Some((stalling, offers)),
+            )
         }
     };
     server.until("waystation_relay_circuits", 200.0).await;
@@ -70,38 +77,44 @@ async fn a_stalled_reader_does_not_stop_the_other_circuits(muxer: Muxer) {
         Muxer::Yamux => {
             // Flow control keeps it waiting; it goes on when it is read again.
             assert!(pushed.so_far() <= HELD_MAX, "{}", pushed.so_far());
-            read_on(unread, 2 * HELD_MAX).await;
+            read_on(&mut unread, 2 * HELD_MAX).await;
         }
         // The target's own transport takes ten MiB before it says stop.
-        Muxer::Quic => read_on(unread, pushed.so_far()).await,
+        Muxer::Quic => read_on(&mut unread, pushed.so_far()).await,
         // Without flow control, it had to give way.
         Muxer::Mplex => server.until(STALL_RESETS, 1.0).await,
     }
 }
 
 /// A task that sends for as long as it can.
-struct Pushing {
+pub(crate) struct Pushing {
     bytes: Arc<AtomicUsize>,
 }
 
 impl Pushing {
-    fn start(mut stream: Stream) -> Self {
+    /// Sends `total` bytes, and ends the direction behind them.
+    pub(crate) fn start(mut stream: Stream, total: usize) -> Self {
         let bytes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&bytes);
         tokio::spawn(async move {
-            let block = [0; 8 * 1024];
-            while let Ok(count) = stream.write(&block).await {
-                counted.fetch_add(count, Ordering::Relaxed);
+            for offset in (0..total).step_by(BLOCK) {
+                let block = pattern(PUSHED, offset as u64, BLOCK.min(total - offset));
+                if stream.write_all(&block).await.is_err() {
+                    return;
+                }
+                counted.fetch_add(block.len(), Ordering::Relaxed);
             }
+            // The relay may have ended the circuit.
+            let _ = stream.close().await;
         });
         Self { bytes }
     }
 
-    fn so_far(&self) -> usize {
+    pub(crate) fn so_far(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    async fn until(&self, bytes: usize) {
+    pub(crate) async fn until(&self, bytes: usize) {
         within(PROMPT, "pushing", async {
             while self.so_far() < bytes {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -135,9 +148,11 @@ async fn echo(mut near: Stream, mut far: Stream, seed: u64) -> std::io::Result<(
     Ok(())
 }
 
-async fn read_on(mut stream: Stream, bytes: usize) {
-    let mut block = vec![0; bytes];
-    within(PROMPT, "reading on", stream.read_exact(&mut block))
+/// Reads what has been pushed.
+pub(crate) async fn read_on(stream: &mut Stream, bytes: usize) {
+    let mut arrived = vec![0; bytes];
+    within(2 * PROMPT, "reading on", stream.read_exact(&mut arrived))
         .await
         .unwrap();
+    assert!(arrived == pattern(PUSHED, 0, bytes), "not what was sent");
 }

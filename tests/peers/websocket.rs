@@ -19,19 +19,7 @@ const UNLIMITED: &str = "relay.circuit_bytes_max=0";
 const BULK: StreamProtocol = StreamProtocol::new("/waystation-test/web-bulk");
 
 over_both_muxers! {
-    two_peers_meet_over_websocket
     bytes_pass_in_frames_of_any_size
-}
-
-async fn two_peers_meet_over_websocket(muxer: Muxer) {
-    let server = Server::start(&[LISTEN]);
-    let (mut source, mut target) = meet(&server, muxer).await;
-    source.until_pinged(target.id(), 3).await;
-    target.until_pinged(source.id(), 3).await;
-    source.until_pinged(server.peer_id(), 3).await;
-    drop(source);
-    drop(target);
-    server.until_nothing_is_held().await;
 }
 
 async fn bytes_pass_in_frames_of_any_size(muxer: Muxer) {

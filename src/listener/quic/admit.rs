@@ -164,6 +164,14 @@ impl Loop {
                 if let Some(entrance) = slot.entrance.take() {
                     entrance.timer.failed(label(&reason), now);
                 }
+                // Who has ended it himself is waited for no longer: he may have
+                // done so in the datagram that began it.
+                slot.lingers = !matches!(
+                    reason,
+                    ConnectionError::ApplicationClosed(_)
+                        | ConnectionError::ConnectionClosed(_)
+                        | ConnectionError::Reset
+                );
                 slot.connection.turn_away(now, 0);
             }
         }
@@ -183,7 +191,6 @@ impl Loop {
             entrance.timer.failed("identity", now);
             return slot.connection.turn_away(now, 0);
         };
-        slot.known = true;
         let access = &context.relay.access;
         let exempt = access.standing(&peer, address.ip()).uncapped;
         let Entrance {

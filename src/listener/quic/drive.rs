@@ -251,7 +251,7 @@ impl Loop {
             if !slot.connection.is_handshaking() {
                 slot.connection.work(now, &mut self.lent);
             }
-            if slot.connection.is_ending() && slot.known {
+            if slot.connection.is_ending() && slot.lingers {
                 let metrics = &self.server.context.metrics.quic;
                 self.table.ends(place, || metrics.ending());
             }
@@ -331,8 +331,7 @@ impl Loop {
             return;
         }
         let metrics = &self.server.context.metrics.quic;
-        // Whom nobody knew is not waited for: he has been told once.
-        let lingers = slot.known;
+        let lingers = slot.lingers;
         if slot.connection.is_ending() && !(lingers && self.table.ends(place, || metrics.ending()))
         {
             self.forget(place);

@@ -22,8 +22,8 @@ pub(super) struct Slot {
     pub(super) connection: QuicConnection,
     /// What it holds while it is no connection yet.
     pub(super) entrance: Option<Box<Entrance>>,
-    /// The peer has shown who it is.
-    pub(super) known: bool,
+    /// It is kept when it has ended, until its peer has had time to hear of it.
+    pub(super) lingers: bool,
     /// While it is none any more.
     ending: Option<LingerGuard>,
     /// The worker's socket through which its peer was last heard.
@@ -70,7 +70,7 @@ impl Table {
         self.slots[place] = Some(Box::new(Slot {
             connection,
             entrance: Some(Box::new(entrance)),
-            known: false,
+            lingers: true,
             ending: None,
             socket,
             armed: None,

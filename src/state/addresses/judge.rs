@@ -226,14 +226,16 @@ fn of_ip(listener: &ListenAddress, ip: IpAddr, standing: Standing) -> Verdict {
         Standing::Deprecated => Some(Withheld::Deprecated),
         Standing::Tentative => Some(Withheld::Tentative),
         Standing::Down => Some(Withheld::Down),
-        Standing::Lasting if is_nameless(listener) => Some(Withheld::Nameless),
+        Standing::Lasting if is_nameless(listener) && Reach::of(ip) == Reach::Public => {
+            Some(Withheld::Nameless)
+        }
         Standing::Lasting => None,
     };
     withheld.map_or_else(|| Verdict::Told(Reach::of(ip)), Verdict::Withheld)
 }
 
-/// Nobody, browsers least of all, can check a certificate without the name it
-/// is for.
+/// Nobody on the Internet, browsers least of all, can check a certificate without
+/// the name it is for; a trial on one host or in one network may do without.
 fn is_nameless(listener: &ListenAddress) -> bool {
     listener.transport == Transport::Wss && listener.server_name.is_none()
 }

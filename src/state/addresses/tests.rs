@@ -209,6 +209,12 @@ fn only_a_stranger_who_sees_a_public_address_of_a_transport_we_have_is_heard() {
         ("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4/tcp/0".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip4/8.8.4.4".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip6/2606::1/tcp/1".to_owned()),
+        ("2620::9", Transport::Tcp, "/ip4/8.8.4.4/tcp/1".to_owned()),
+        (
+            "9.9.9.9",
+            Transport::Tcp,
+            "/ip4/8.8.4.4/tcp/1/tls/ws".to_owned(),
+        ),
         ("9.9.9.9", Transport::Tcp, "/ip4/10.0.0.7/tcp/1".to_owned()),
         ("9.9.9.9", Transport::Tcp, "/ip4/0.0.0.0/tcp/1".to_owned()),
         (
@@ -228,6 +234,23 @@ fn only_a_stranger_who_sees_a_public_address_of_a_transport_we_have_is_heard() {
         ),
     ] {
         assert!(!by(observer, transport, &address), "{observer} {address}");
+    }
+    // With listeners for both families, too.
+    let has = having(&[], &[PRIVATE, "/ip6/::/tcp/4001"]);
+    let by = |observer: &str, address: &str| {
+        let address: Multiaddr = address.parse().unwrap();
+        let observer = observer.parse().unwrap();
+        has.observed(observer, Transport::Tcp, &address.to_vec())
+            .is_some()
+    };
+    assert!(by("2620::9", "/ip6/2606::1/tcp/1"));
+    for (observer, address) in [
+        ("9.9.9.9", "/ip6/2606::1/tcp/1"),
+        ("2620::9", "/ip4/8.8.4.4/tcp/1"),
+        ("2620::9", "/ip6/64:ff9b::808:404/tcp/1"),
+        ("2620::9", "/ip6/2002:808:404::1/tcp/1"),
+    ] {
+        assert!(!by(observer, address), "{observer} {address}");
     }
     let garbage = has.observed("9.9.9.9".parse().unwrap(), Transport::Tcp, &[4, 8, 8]);
     assert!(garbage.is_none());
