@@ -11,17 +11,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use crate::config;
+use crate::metrics::ConnectionGuard;
+use crate::state::limits::ConnectionPermit;
 use libp2p_identity::PeerId;
 use quinn_proto::{
     Connection as Transport, ConnectionError, ConnectionEvent, EndpointEvent, Transmit,
     TransportConfig, VarInt,
 };
-use rustls::pki_types::CertificateDer;
-
-use crate::config;
-use crate::identity::certificate;
-use crate::metrics::ConnectionGuard;
-use crate::state::limits::ConnectionPermit;
 
 use super::{
     closed::Closed,
@@ -33,12 +30,15 @@ use super::{
 use egress::{Item, QuicEgress, Turn};
 
 pub use bell::Bell;
+pub use tls::{Tls, TlsUnfit};
 
 mod bell;
 mod egress;
 mod link;
 mod own;
+mod protection;
 mod streams;
+mod tls;
 mod windows;
 
 /// Looks at one connection before the next one has its turn: what a look has
@@ -158,10 +158,7 @@ impl QuicConnection {
     pub fn peer(&self) -> Option<PeerId> {
         self.egress.look(|transport| {
             let identity = transport.crypto_session().peer_identity()?;
-            let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-            // Verified in the handshake.
-            let key = certificate::peer_key(&chain).ok()?;
-            Some(key.to_peer_id())
+            identity.downcast::<PeerId>().ok().map(|peer| *peer)
         })
     }
 

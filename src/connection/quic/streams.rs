@@ -15,13 +15,8 @@ use crate::clock;
 use crate::connection::{pool, queue::Queue};
 use crate::engine::demux::StreamId;
 use crate::state::leg::{Command, Effects, Gone, Leg, StreamKey, Untaken};
-use crate::wire::yamux::INITIAL_WINDOW;
 
 use super::{egress::State, windows};
-
-/// Credit owed upstream is returned when it reaches half a window, as the other
-/// transports do.
-const RETURN_AT: u32 = INITIAL_WINDOW / 2;
 
 /// Round trips, and time on top, that the last bytes of a stream get before a
 /// reset that is to come behind them. A reset tells the peer's transport to
@@ -83,7 +78,7 @@ impl State {
             queue: Queue::default(),
             upstream: None,
             owed: 0,
-            allowance: INITIAL_WINDOW as usize,
+            allowance: windows::AHEAD as usize,
             paced: false,
         };
         if let Err(index) = self.position(id) {
@@ -164,7 +159,7 @@ impl State {
         let half = &mut self.streams[index];
         if let Some(upstream) = &half.upstream {
             half.owed += u32::try_from(bytes).expect("a queue is bounded");
-            if half.owed >= RETURN_AT {
+            if half.owed >= upstream.link.grant_at() {
                 effects.owe(upstream.clone(), mem::take(&mut half.owed));
             }
         }

@@ -15,6 +15,11 @@ use crate::wire::yamux::INITIAL_WINDOW;
 /// Window of each stream: what the other transports give theirs.
 pub(super) const STREAM: u32 = INITIAL_WINDOW;
 
+/// Bytes of a stream that are read and carried on before those in front have
+/// left. What has been read is granted to the peer again, so that a circuit
+/// whose other end does not read holds this and a window.
+pub(super) const AHEAD: u32 = 64 * 1024;
+
 /// Windows of a connection without circuits: requests and answers of services
 /// are a few KiB.
 pub(super) const BASE: u32 = 64 * 1024;

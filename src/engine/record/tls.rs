@@ -59,7 +59,9 @@ pub enum Suite {
 }
 
 impl Suite {
-    const fn key_len(self) -> usize {
+    /// Bytes of a key.
+    #[must_use]
+    pub const fn key_len(self) -> usize {
         match self {
             Self::Aes128 => 16,
             Self::Aes256 | Self::ChaCha20 => 32,
@@ -71,6 +73,18 @@ impl Suite {
             Self::Aes128 | Self::ChaCha20 => 32,
             Self::Aes256 => 48,
         }
+    }
+
+    /// The key in these bytes, prepared for use; nothing if they are too few.
+    #[must_use]
+    pub fn prepare(self, key: &[u8]) -> Option<LessSafeKey> {
+        let algorithm = match self {
+            Self::Aes128 => &AES_128_GCM,
+            Self::Aes256 => &AES_256_GCM,
+            Self::ChaCha20 => &CHACHA20_POLY1305,
+        };
+        let key = UnboundKey::new(algorithm, key.get(..self.key_len())?).ok()?;
+        Some(LessSafeKey::new(key))
     }
 }
 
@@ -92,6 +106,44 @@ impl Secret {
             .copy_from_slice(bytes);
         Some(secret)
     }
+
+    /// The secret that follows this one, by the label that the protocol has for
+    /// it.
+    #[must_use]
+    pub fn next(&self, suite: Suite, label: &[u8]) -> Self {
+        let mut next = Self::default();
+        let bytes = &mut next.0.as_flattened_mut()[..suite.secret_len()];
+        self.expand_label(suite, label, bytes);
+        next
+    }
+
+    /// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
+    pub fn expand_label(&self, suite: Suite, label: &[u8], out: &mut [u8]) {
+        struct Length(usize);
+        impl KeyType for Length {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+        const PREFIX: &[u8] = b"tls13 ";
+        let hash = match suite {
+            Suite::Aes128 | Suite::ChaCha20 => HKDF_SHA256,
+            Suite::Aes256 => HKDF_SHA384,
+        };
+        let byte = |length: usize| [u8::try_from(length).expect("labels and keys are short")];
+        let info = [
+            &[0],
+            &byte(out.len())[..],
+            &byte(PREFIX.len() + label.len()),
+            PREFIX,
+            label,
+            &[0],
+        ];
+        Prk::new_less_safe(hash, &self.0.as_flattened()[..suite.secret_len()])
+            .expand(&info, Length(out.len()))
+            .and_then(|okm| okm.fill(out))
+            .expect("a key is shorter than what a hash can be expanded to");
+    }
 }
 
 /// One direction: its secret, and what is made of it.
@@ -106,8 +158,8 @@ struct Direction {
 impl Direction {
     fn new(suite: Suite, secret: Secret) -> Self {
         let (mut key, mut iv) = ([0; 32], [0; 12]);
-        expand_label(suite, &secret, b"key", &mut key[..suite.key_len()]);
-        expand_label(suite, &secret, b"iv", &mut iv);
+        secret.expand_label(suite, b"key", &mut key[..suite.key_len()]);
+        secret.expand_label(suite, b"iv", &mut iv);
         Self {
             suite,
             secret,
@@ -119,21 +171,13 @@ impl Direction {
 
     /// What follows this one when a side updates its key.
     fn next(&self) -> Self {
-        let mut secret = Secret::default();
-        let bytes = &mut secret.0.as_flattened_mut()[..self.suite.secret_len()];
-        expand_label(self.suite, &self.secret, b"traffic upd", bytes);
-        Self::new(self.suite, secret)
+        Self::new(self.suite, self.secret.next(self.suite, b"traffic upd"))
     }
 
     fn expand(&self) -> Result<LessSafeKey, RecordError> {
-        let algorithm = match self.suite {
-            Suite::Aes128 => &AES_128_GCM,
-            Suite::Aes256 => &AES_256_GCM,
-            Suite::ChaCha20 => &CHACHA20_POLY1305,
-        };
-        UnboundKey::new(algorithm, &self.key[..self.suite.key_len()])
-            .map(LessSafeKey::new)
-            .map_err(|_| RecordError::Authentication)
+        self.suite
+            .prepare(&self.key)
+            .ok_or(RecordError::Authentication)
     }
 
     /// RFC 8446 §5.3: the counter, big-endian, over the end of the vector.
@@ -146,34 +190,6 @@ impl Direction {
         }
         Ok(Nonce::assume_unique_for_key(nonce))
     }
-}
-
-/// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
-fn expand_label(suite: Suite, secret: &Secret, label: &[u8], out: &mut [u8]) {
-    struct Length(usize);
-    impl KeyType for Length {
-        fn len(&self) -> usize {
-            self.0
-        }
-    }
-    const PREFIX: &[u8] = b"tls13 ";
-    let hash = match suite {
-        Suite::Aes128 | Suite::ChaCha20 => HKDF_SHA256,
-        Suite::Aes256 => HKDF_SHA384,
-    };
-    let byte = |length: usize| [u8::try_from(length).expect("labels and keys are short")];
-    let info = [
-        &[0],
-        &byte(out.len())[..],
-        &byte(PREFIX.len() + label.len()),
-        PREFIX,
-        label,
-        &[0],
-    ];
-    Prk::new_less_safe(hash, &secret.0.as_flattened()[..suite.secret_len()])
-        .expand(&info, Length(out.len()))
-        .and_then(|okm| okm.fill(out))
-        .expect("a key is shorter than what a hash can be expanded to");
 }
 
 /// The record at the front of `bytes`, which has to look like all records do
