@@ -77,6 +77,7 @@ mod nginx;
 mod punching;
 mod quic;
 mod quic_client;
+mod quic_keys;
 mod refusals;
 mod remembering;
 mod reserve;

@@ -156,15 +156,15 @@ pub(crate) fn initial(to: SocketAddr) -> Vec<u8> {
     datagram
 }
 
-fn tls() -> rustls::ClientConfig {
+pub(crate) fn tls() -> rustls::ClientConfig {
     libp2p_tls::make_client_config(&Keypair::generate_ed25519(), None).unwrap()
 }
 
-fn config(tls: rustls::ClientConfig) -> ClientConfig {
+pub(crate) fn config(tls: rustls::ClientConfig) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
-async fn connect(
+pub(crate) async fn connect(
     server: &Server,
     config: ClientConfig,
 ) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
@@ -189,7 +189,7 @@ async fn ping(connection: &Connection) {
     start_ping(&mut send, &mut receive).await;
 }
 
-async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
+pub(crate) async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
     send.write_all(PING).await.unwrap();
     let mut agreed = [0; PING.len()];
     within(PROMPT, "ping is spoken", receive.read_exact(&mut agreed))
@@ -199,7 +199,7 @@ async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
     echo(send, receive, 0).await;
 }
 
-async fn echo(send: &mut SendStream, receive: &mut RecvStream, seed: u64) {
+pub(crate) async fn echo(send: &mut SendStream, receive: &mut RecvStream, seed: u64) {
     let sent = pattern(seed, 0, 32);
     send.write_all(&sent).await.unwrap();
     let mut answer = [0; 32];
