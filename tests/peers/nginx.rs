@@ -158,6 +158,18 @@ async fn peers_come_through_an_http_proxy() {
     peer.until_connected(server.peer_id()).await;
     peer.until_pinged(server.peer_id(), 3).await;
     server.until("waystation_relay_reservations", 1.0).await;
+
+    let address = nginx.address(&server).to_string();
+    let roots = files.authority().display().to_string();
+    let arguments = [
+        "probe",
+        &address,
+        "--reserve",
+        "--certificate-roots",
+        &roots,
+    ];
+    let found = tokio::task::block_in_place(|| server.operator(&arguments));
+    assert!(found.unwrap().contains("secure websocket"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
