@@ -13,4 +13,5 @@ mod peer;
 mod refusals;
 mod services;
 mod telling;
+mod tls;
 mod trimming;
