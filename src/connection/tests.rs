@@ -13,6 +13,7 @@ mod peer;
 mod refusals;
 mod services;
 mod telling;
+mod tls;
 mod trimming;
 
 /// What connections share, for tests of those who bring them in.
