@@ -77,6 +77,7 @@ mod nginx;
 mod punching;
 mod quic;
 mod quic_client;
+mod quic_closes;
 mod refusals;
 mod remembering;
 mod reserve;
