@@ -211,6 +211,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         self.layers.inbound.kept()
     }
 
+    /// Whether the peer has said, in the words of a layer, that nothing more
+    /// comes. The layers do not say so again.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Gives up the socket and its layers. What was not flushed is lost.
     pub fn into_parts(self) -> (S, Layers) {
         (self.socket, self.layers)

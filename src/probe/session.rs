@@ -20,7 +20,7 @@ use crate::engine::{
     frames::{self, Greeting},
     muxer::Muxer,
     negotiate::{Dialer, Reply},
-    record::{OpenKey, Opened, SealKey},
+    record::{Alert, OpenKey, Opened, SealKey},
 };
 use crate::upgrade::Upgraded;
 use crate::wire::yamux::GoAwayCode;
@@ -153,7 +153,7 @@ impl Session {
     /// Says goodbye and closes the connection.
     pub(super) async fn end(mut self) -> Result<(), ProbeError> {
         frames::go_away(self.muxer, GoAwayCode::Normal, &mut self.batch);
-        self.batch.close();
+        self.batch.close(Alert::CLOSE_NOTIFY);
         self.flush().await?;
         let (mut socket, _) = self.carrier.into_parts();
         socket.shutdown().await.map_err(ProbeError::Io)

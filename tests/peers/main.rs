@@ -78,6 +78,7 @@ mod private;
 mod punching;
 mod quic;
 mod quic_client;
+mod quic_closes;
 mod refusals;
 mod remembering;
 mod reserve;
