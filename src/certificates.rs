@@ -10,7 +10,6 @@ mod read;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use parking_lot::RwLock;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -18,7 +17,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::TLS13;
 use rustls::{ServerConfig, SignatureScheme};
 
-pub use read::{CertificateFault, Part, Reason};
+pub use read::{CHAIN_MAX, CertificateFault, Part, Reason};
 
 use read::Pair;
 
@@ -31,9 +30,10 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What shows that a file is another one, or has other contents: when it was
-/// written, its size, its number. None for one that cannot be looked at.
-pub type Stamp = Option<(SystemTime, u64, u64)>;
+/// What shows that a pair of files holds something else: a hash of each; none of
+/// one that cannot be read. Sizes and times would miss what is written within one
+/// tick of the clock.
+pub type Print = [Option<[u8; 32]>; 2];
 
 /// Certificates that are served, and where they come from.
 pub struct Certificates {
@@ -76,14 +76,17 @@ impl Certificates {
         Ok(())
     }
 
-    /// What the files look like from outside.
+    /// What the files hold now.
     #[must_use]
-    pub fn stamps(&self) -> Vec<Stamp> {
-        self.files
-            .iter()
-            .flat_map(|files| [&files.chain, &files.key])
-            .map(|path| read::stamp(path))
-            .collect()
+    pub fn prints(&self) -> Vec<Print> {
+        self.files.iter().map(read::print).collect()
+    }
+
+    /// Whether this is what is served.
+    #[must_use]
+    pub fn serves(&self, prints: &[Print]) -> bool {
+        let served = self.served.read();
+        served.iter().map(|pair| &pair.print).eq(prints)
     }
 
     /// When the first of them expires, in seconds since 1970.

@@ -2,7 +2,8 @@
 //! the files are read again.
 //!
 //! Files are looked at every [`LOOK_EVERY`] and at SIGHUP, on a thread that
-//! serves nobody. A file that is wrong is told once for each change of it.
+//! serves nobody, and held against what is served: a renewal that fails is tried
+//! again at every look, whatever the cause was, and told once for each change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 
-use crate::certificates::{CertificateFault, Certificates, Files, Part, Stamp};
+use crate::certificates::{CertificateFault, Certificates, Files, Part, Print};
 use crate::clock;
 use crate::config::{ConfigError, ListenAddress, Loaded};
 use crate::metrics::CertificateMetrics;
@@ -57,8 +58,8 @@ const fn key_of(fault: &CertificateFault) -> &'static str {
     }
 }
 
-/// Reads the files again when they have changed, or when a signal asks for it.
-/// Does not end.
+/// Reads the files again when they hold something else than what is served, or
+/// when a signal asks for it. Does not end.
 pub(super) fn tend(
     certificates: Option<Arc<Certificates>>,
     shared: &Shared,
@@ -80,7 +81,8 @@ async fn look_after(
         }
     };
     metrics.served(certificates.expiry());
-    let mut seen = certificates.stamps();
+    // What was refused and has been told.
+    let mut refused = Vec::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -89,21 +91,24 @@ async fn look_after(
             () = asked(&mut hangup) => true,
             _ = ticks.tick() => false,
         };
-        let (served, before) = (Arc::clone(&certificates), seen.clone());
-        let read = tokio::task::spawn_blocking(move || look(&served, &before, asked)).await;
-        let Ok((stamps, outcome)) = read else {
+        let served = Arc::clone(&certificates);
+        let read =
+            tokio::task::spawn_blocking(move || look(&served, asked, clock::unix_seconds())).await;
+        let Ok(look) = read else {
             // It panicked, which has been told.
             continue;
         };
-        seen = stamps;
-        match outcome {
-            None => {}
-            Some(Ok(())) => {
+        match look {
+            Look::Same => refused.clear(),
+            Look::Renewed => {
+                refused.clear();
                 metrics.reloaded();
                 metrics.served(certificates.expiry());
                 tracing::info!("certificates read again; new connections are shown them");
             }
-            Some(Err(fault)) => {
+            Look::Refused(prints, _) if !asked && prints == refused => {}
+            Look::Refused(prints, fault) => {
+                refused = prints;
                 metrics.failed();
                 let key = key_of(&fault);
                 tracing::warn!(key, %fault, "certificates not taken over, the ones before are served on");
@@ -123,14 +128,24 @@ async fn asked(hangup: &mut Option<Signal>) {
     }
 }
 
-/// Reads the files if they have changed or if it is asked for. What they looked
-/// like is noted first, so that a change while they are read is a change.
-fn look(
-    certificates: &Certificates,
-    seen: &[Stamp],
-    asked: bool,
-) -> (Vec<Stamp>, Option<Result<(), CertificateFault>>) {
-    let stamps = certificates.stamps();
-    let outcome = (asked || stamps != seen).then(|| certificates.reload(clock::unix_seconds()));
-    (stamps, outcome)
+/// What a look at the files has found.
+enum Look {
+    /// What is served.
+    Same,
+    /// Something else, which is served now.
+    Renewed,
+    /// Something else, which cannot be served.
+    Refused(Vec<Print>, CertificateFault),
+}
+
+/// Reads the files if they have changed or if it is asked for.
+fn look(certificates: &Certificates, asked: bool, now: u64) -> Look {
+    let prints = certificates.prints();
+    if !asked && certificates.serves(&prints) {
+        return Look::Same;
+    }
+    match certificates.reload(now) {
+        Ok(()) => Look::Renewed,
+        Err(fault) => Look::Refused(prints, fault),
+    }
 }

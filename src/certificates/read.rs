@@ -1,16 +1,16 @@
 //! From PEM files to a certificate that can be served with its key: there, in
 //! its time, and matching.
 //!
-//! Bounds each file; takes regular files only, so that a pipe cannot hold up a
-//! reload. What vouches for a certificate is not verified here, which its
+//! Bounds each file, and a chain to what a handshake can carry; takes regular
+//! files only, so that a pipe cannot hold up a reload. What vouches for a certificate is not verified here, which its
 //! clients do.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,10 +19,14 @@ use rustls::{Error, InconsistentKeys};
 use x509_parser::prelude::{GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{Files, Stamp};
+use super::{Files, Print};
 
 /// A chain of certificates is 4 to 8 KiB.
 const FILE_MAX: u64 = 256 << 10;
+
+/// Most bytes of certificates that a handshake can show: all that we say in it
+/// waits at once for a client that does not read, up to 64 KiB.
+pub const CHAIN_MAX: usize = 48 << 10;
 
 /// A file that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,9 @@ pub enum Reason {
     /// Nothing of the kind is so long.
     #[error("is larger than {FILE_MAX} bytes")]
     TooLarge,
+    /// Clients would never see all of it.
+    #[error("holds {0} bytes of certificates, and a handshake carries {CHAIN_MAX}")]
+    ChainTooLong(usize),
     /// No `BEGIN CERTIFICATE`.
     #[error("holds no certificate in PEM")]
     NoCertificate,
@@ -89,6 +96,8 @@ pub(super) struct Pair {
     pub(super) key: Arc<CertifiedKey>,
     /// Seconds since 1970.
     pub(super) expiry: i64,
+    /// Of the files as they were read.
+    pub(super) print: Print,
     /// DNS names, a first label `*` stands for any one label.
     names: Arc<[String]>,
 }
@@ -143,9 +152,11 @@ impl Files {
 fn pair(files: &Files, provider: &CryptoProvider, now: u64) -> Result<Pair, CertificateFault> {
     let chain_fault = |reason| files.fault(Part::Chain, reason);
     let key_fault = |reason| files.fault(Part::Key, reason);
-    let chain = chain(&files.chain).map_err(chain_fault)?;
+    let chain_pem = contents(&files.chain).map_err(chain_fault)?;
+    let chain = chain(&chain_pem).map_err(chain_fault)?;
     let (expiry, names) = in_time(&chain[0], now).map_err(chain_fault)?;
     let pem = contents(&files.key).map_err(key_fault)?;
+    let print = [&chain_pem, &pem].map(|pem| Some(hash(pem)));
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| key_fault(Reason::NoKey))?;
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
@@ -157,18 +168,22 @@ fn pair(files: &Files, provider: &CryptoProvider, now: u64) -> Result<Pair, Cert
     Ok(Pair {
         key: Arc::new(certified),
         expiry,
+        print,
         names: names.into(),
     })
 }
 
-/// At least one certificate.
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Reason> {
-    let pem = contents(path)?;
-    let chain = CertificateDer::pem_slice_iter(&pem)
+/// At least one certificate, and no more than clients can be shown.
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Reason::Malformed(error.to_string()))?;
     if chain.is_empty() {
         return Err(Reason::NoCertificate);
+    }
+    let length = chain.iter().map(|certificate| certificate.len()).sum();
+    if length > CHAIN_MAX {
+        return Err(Reason::ChainTooLong(length));
     }
     Ok(chain)
 }
@@ -221,8 +236,13 @@ fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, Reason> {
     Ok(bytes)
 }
 
-/// What a file looks like from outside.
-pub(super) fn stamp(path: &Path) -> Stamp {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+/// What a pair of files holds now.
+pub(super) fn print(files: &Files) -> Print {
+    [&files.chain, &files.key].map(|path| contents(path).ok().map(|pem| hash(&pem)))
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }

@@ -13,6 +13,9 @@ use super::*;
 /// Noon on the first of June 2026.
 const NOW: u64 = 1_780_315_200;
 
+/// What keys of these tests sign with, unless they say otherwise.
+const ANY: [SignatureScheme; 1] = [SignatureScheme::ECDSA_NISTP256_SHA256];
+
 /// A pair of files whose certificate is valid through 2026.
 fn issue(directory: &Path, stem: &str, names: &[&str]) -> Files {
     issue_in(directory, stem, names, 2026, &KeyPair::generate().unwrap())
@@ -45,8 +48,7 @@ fn fault(directory: &TempDir, files: &Files) -> String {
 
 /// The first name of the certificate that a client would see.
 fn shown(certificates: &Certificates, name: Option<&str>) -> String {
-    let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
-    let pair = certificates.choose(name, &schemes).unwrap();
+    let pair = certificates.choose(name, &ANY).unwrap();
     let (_, certificate) = x509_parser::parse_x509_certificate(&pair.key.cert[0]).unwrap();
     let names = certificate.subject_alternative_name().unwrap().unwrap();
     names.value.general_names[0].to_string()
@@ -175,19 +177,56 @@ fn a_renewal_is_served_and_a_failed_one_is_not() {
     let files = issue(here, "pair", &["before.example"]);
     let certificates = load(&files).unwrap();
     assert_eq!(certificates.expiry(), 1_798_675_200);
-    let before = certificates.stamps();
-    assert_eq!(before, certificates.stamps());
+    assert!(certificates.serves(&certificates.prints()));
 
     issue(here, "pair", &["after.example"]);
-    assert_ne!(before, certificates.stamps());
+    assert!(!certificates.serves(&certificates.prints()));
     assert!(shown(&certificates, None).contains("before.example"));
     certificates.reload(NOW).unwrap();
+    assert!(certificates.serves(&certificates.prints()));
     assert!(shown(&certificates, None).contains("after.example"));
 
+    // As long as a renewal is no good, the files are not what is served.
+    let key = fs::read(&files.key).unwrap();
     fs::write(&files.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     certificates.reload(NOW).unwrap_err();
+    assert!(!certificates.serves(&certificates.prints()));
+    let chain = fs::read(&files.chain).unwrap();
     fs::remove_file(&files.chain).unwrap();
     certificates.reload(NOW).unwrap_err();
-    assert_eq!(certificates.stamps()[0], None);
+    assert_eq!(certificates.prints()[0][0], None);
     assert!(shown(&certificates, None).contains("after.example"));
+    fs::write(&files.key, key).unwrap();
+    fs::write(&files.chain, chain).unwrap();
+    assert!(certificates.serves(&certificates.prints()));
+}
+
+#[test]
+fn a_renewal_may_be_too_early() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let certificates = load(&issue(here, "pair", &["before.example"])).unwrap();
+    let key = KeyPair::generate().unwrap();
+    issue_in(here, "pair", &["after.example"], 2027, &key);
+    certificates.reload(NOW).unwrap_err();
+    assert!(shown(&certificates, None).contains("before.example"));
+    certificates.reload(NOW + 365 * 24 * 60 * 60).unwrap();
+    assert!(shown(&certificates, None).contains("after.example"));
+}
+
+#[test]
+fn a_chain_that_no_handshake_carries_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = issue(directory.path(), "pair", &["relay.example"]);
+    let certificate = fs::read_to_string(&files.chain).unwrap();
+    let copies = CHAIN_MAX / load(&files).unwrap().choose(None, &ANY).unwrap().key.cert[0].len();
+    fs::write(&files.chain, certificate.repeat(copies)).unwrap();
+    load(&files).unwrap();
+    fs::write(&files.chain, certificate.repeat(copies + 1)).unwrap();
+    let said = fault(&directory, &files);
+    assert!(
+        said.starts_with("pair.pem: holds ")
+            && said.ends_with(" bytes of certificates, and a handshake carries 49152"),
+        "{said}"
+    );
 }

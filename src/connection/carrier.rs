@@ -75,6 +75,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
     }
 
+    /// A socket with the layers that an upgrade has left.
+    pub fn resumed(socket: S, layers: Layers) -> Self {
+        Self {
+            layers,
+            ..Self::new(socket)
+        }
+    }
+
     /// Adds a layer on top of those that are there. `behind` was read behind
     /// the exchange that agreed on it, and is decoded by it.
     ///
@@ -201,6 +209,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     #[must_use]
     pub fn kept(&self) -> usize {
         self.layers.inbound.kept()
+    }
+
+    /// Whether the peer has said, in the words of a layer, that nothing more
+    /// comes. The layers do not say so again.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Gives up the socket and its layers. What was not flushed is lost.

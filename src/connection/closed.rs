@@ -5,7 +5,10 @@
 
 use std::io;
 
-use crate::engine::{demux::DemuxError, record::RecordError};
+use crate::engine::{
+    demux::DemuxError,
+    record::{Alert, RecordError},
+};
 use crate::state::leg::Ending;
 use crate::wire::yamux::GoAwayCode;
 
@@ -108,6 +111,14 @@ impl Closed {
             Self::Ending(Ending::Denied) => GoAwayCode::Gated,
             Self::Ending(Ending::Trimmed) => GoAwayCode::GarbageCollected,
             Self::Ending(Ending::MemoryShort) => GoAwayCode::ResourceLimit,
+        }
+    }
+
+    /// What the record layer says of it, where TLS is the record layer.
+    pub(super) const fn alert(self) -> Option<Alert> {
+        match self {
+            Self::Record(error) => error.alert(),
+            _ => Some(Alert::CLOSE_NOTIFY),
         }
     }
 

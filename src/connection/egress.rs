@@ -33,7 +33,13 @@ use super::carrier::{
     WriteHalf,
     layer::{Asides, Outbound},
 };
-use crate::engine::{batch::Batch, demux::Side, frames, muxer::Muxer, record::SealKey};
+use crate::engine::{
+    batch::Batch,
+    demux::Side,
+    frames,
+    muxer::Muxer,
+    record::{Alert, SealKey},
+};
 use crate::metrics::EgressMetrics;
 use crate::state::leg::{Command, Effects, Link, StreamKey};
 use crate::wire::yamux::GoAwayCode;
@@ -226,16 +232,24 @@ impl Egress {
         self.control(effects, |batch| frames::ping(value, batch));
     }
 
-    /// Takes nothing more, says goodbye, and writes what the socket takes.
-    /// Commands that have not been acted upon come back.
-    pub(super) fn say_goodbye(&self, code: GoAwayCode, effects: &mut Effects) -> Vec<Command> {
+    /// Takes nothing more, says goodbye, and writes what the socket takes: the
+    /// muxer's words, then the record layer's, if it still has any. Commands that
+    /// have not been acted upon come back.
+    pub(super) fn say_goodbye(
+        &self,
+        code: GoAwayCode,
+        alert: Option<Alert>,
+        effects: &mut Effects,
+    ) -> Vec<Command> {
         {
             let mut state = self.state.lock();
             if state.phase == Phase::Open {
                 state.phase = Phase::Closing;
                 state.reserve(64);
                 frames::go_away(self.muxer, code, &mut state.batch);
-                state.batch.close();
+                if let Some(alert) = alert {
+                    state.batch.close(alert);
+                }
                 if state.layered {
                     state
                         .asides

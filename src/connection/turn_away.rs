@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock;
+use crate::engine::record::Alert;
 use crate::metrics::EgressMetrics;
 use crate::wire::yamux::GoAwayCode;
 
@@ -24,6 +25,7 @@ pub fn turn_away(upgraded: Handover, metrics: Arc<EgressMetrics>) {
         metrics,
     );
     with_pass(clock::now(), |pass, _| {
-        egress.say_goodbye(GoAwayCode::ResourceLimit, pass.effects)
+        let bye = Some(Alert::CLOSE_NOTIFY);
+        egress.say_goodbye(GoAwayCode::ResourceLimit, bye, pass.effects)
     });
 }

@@ -7,7 +7,7 @@
 //! its frames from a stream of bytes. Owns no key, no socket and no pool: who
 //! seals it gets the buffer, record by record.
 
-use crate::engine::record::{Framing, RecordError, SealKey};
+use crate::engine::record::{Alert, Framing, RecordError, SealKey};
 
 /// Frames waiting to be sealed and written, in the order they were appended.
 #[derive(Default)]
@@ -20,8 +20,8 @@ pub struct Batch {
     framing: Framing,
     /// A new key is to be taken before anything of this is sealed.
     renews: bool,
-    /// Nothing follows behind this.
-    closes: bool,
+    /// Nothing follows behind this, which says why.
+    closes: Option<Alert>,
 }
 
 /// What stands before a plaintext is sealed, and what it leaves room for.
@@ -63,7 +63,7 @@ impl Batch {
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty() && !self.renews && !self.closes
+        self.buffer.is_empty() && !self.renews && self.closes.is_none()
     }
 
     /// Has what is in here, and what follows, sealed with a new key, and the
@@ -72,10 +72,10 @@ impl Batch {
         self.renews = self.framing == Framing::TLS;
     }
 
-    /// Says behind everything else that nothing follows, where the framing has
-    /// words for it.
-    pub fn close(&mut self) {
-        self.closes = self.framing == Framing::TLS;
+    /// Says behind everything else that nothing follows, and why, where the
+    /// framing has words for it.
+    pub fn close(&mut self, alert: Alert) {
+        self.closes = (self.framing == Framing::TLS).then_some(alert);
     }
 
     /// Bytes that a write of this batch would take, tags of the open record
@@ -175,8 +175,8 @@ impl Batch {
         if key.is_worn() {
             key.renew(&mut self.buffer)?;
         }
-        if self.closes {
-            key.close(&mut self.buffer)?;
+        if let Some(alert) = self.closes {
+            key.close(alert, &mut self.buffer)?;
         }
         Ok((self.buffer, records))
     }
@@ -186,7 +186,7 @@ impl Batch {
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
-    use crate::engine::record::{OpenKey, Secret, Suite};
+    use crate::engine::record::{OpenKey, Opened, Secret, Suite};
     use proptest::prelude::*;
 
     const SUITE: Suite = Suite::Aes128;
@@ -240,6 +240,99 @@ mod tests {
             prop_assert_eq!(opened, expected.len().div_ceil(framing.plaintext_max()));
             prop_assert_eq!(records as usize, opened);
         }
+    }
+
+    /// What each record of `sealed` is to the peer.
+    fn told(key: &mut OpenKey, mut sealed: Vec<u8>) -> Vec<String> {
+        let framing = key.framing();
+        let (mut rest, mut told) = (&mut sealed[..], Vec::new());
+        while !rest.is_empty() {
+            let length = framing.announced(rest).unwrap().unwrap();
+            let (record, after) = rest.split_at_mut(length);
+            let mut opener = key.expand().unwrap();
+            told.push(
+                match opener.open(&mut record[framing.header()..]).unwrap() {
+                    Opened::Plaintext(plaintext) => String::from_utf8(plaintext.to_vec()).unwrap(),
+                    other => format!("{other:?}"),
+                },
+            );
+            rest = after;
+        }
+        told
+    }
+
+    /// One batch after the other, and what the peer makes of it.
+    fn sent(seal: &mut SealKey, open: &mut OpenKey, fill: impl FnOnce(&mut Batch)) -> Vec<String> {
+        let mut batch = Batch::framed(seal.framing());
+        fill(&mut batch);
+        let needed = batch.needed(0);
+        let (sealed, _) = batch.seal(seal).unwrap();
+        assert!(sealed.len() <= needed, "beyond the room that was announced");
+        told(open, sealed)
+    }
+
+    #[test]
+    fn a_new_key_comes_first_once_and_the_end_last() {
+        let mut seal = SealKey::tls(SUITE, &secret());
+        let mut open = OpenKey::tls(SUITE, &secret());
+        let told = sent(&mut seal, &mut open, |batch| {
+            assert!(batch.is_empty());
+            batch.append_frame(b"old", b"est");
+            batch.renew_key();
+            batch.renew_key();
+            batch.append_frame(b"new", b"est");
+        });
+        assert_eq!(told, ["Nothing", "oldestnewest"]);
+        // Neither needs anything to go with it.
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.renew_key();
+            assert!(!batch.is_empty());
+        });
+        assert_eq!(told, ["Nothing"]);
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.append_frame(b"last", b"words");
+            batch.close(Alert::CLOSE_NOTIFY);
+            assert!(!batch.is_empty());
+        });
+        assert_eq!(told, ["lastwords", "Closed"]);
+    }
+
+    #[test]
+    fn a_worn_key_is_replaced_behind_what_it_sealed() {
+        let mut seal = SealKey::tls(SUITE, &secret());
+        let mut open = OpenKey::tls(SUITE, &secret());
+        seal.wear();
+        open.wear();
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.append_frame(b"", b"old key");
+        });
+        assert_eq!(told, ["old key", "Nothing"]);
+        assert!(!seal.is_worn());
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.append_frame(b"", b"new key");
+        });
+        assert_eq!(told, ["new key"]);
+        // Everything at once: the key that was asked for is not worn any more.
+        seal.wear();
+        open.wear();
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.append_frame(b"", b"the rest");
+            batch.renew_key();
+            batch.close(Alert::CLOSE_NOTIFY);
+        });
+        assert_eq!(told, ["Nothing", "the rest", "Closed"]);
+    }
+
+    #[test]
+    fn noise_has_no_words_for_keys_and_ends() {
+        let (mut seal, mut open) = (SealKey::new([3; 32]), OpenKey::new([3; 32]));
+        let told = sent(&mut seal, &mut open, |batch| {
+            batch.renew_key();
+            batch.close(Alert::CLOSE_NOTIFY);
+            assert!(batch.is_empty());
+            batch.append_frame(b"", b"bytes");
+        });
+        assert_eq!(told, ["bytes"]);
     }
 
     #[test]

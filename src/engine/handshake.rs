@@ -152,7 +152,8 @@ impl<'a> Handshake<'a> {
     /// to `output`: one flight to write.
     ///
     /// # Errors
-    /// [`HandshakeError`]; what `output` holds then must not be sent.
+    /// [`HandshakeError`]; what `output` holds then is sent only where the error
+    /// [says so](HandshakeError::leaves_alert).
     pub fn handle_input(
         &mut self,
         input: &mut [u8],
@@ -323,12 +324,18 @@ fn agree_on_muxer(
     output: &mut Vec<u8>,
 ) -> Result<Step, HandshakeError> {
     let framing = selection.peer.open.framing();
-    let announced = framing.announced(input).map_err(HandshakeError::Record)?;
+    let announced = framing.announced(input);
+    let announced = announced.map_err(|error| selection.refuse(error, output))?;
     let Some(used) = announced.filter(|length| *length <= input.len()) else {
         return Ok(Step::Starved(0, Phase::Muxer(selection)));
     };
     let record = &mut input[framing.header()..used];
-    Ok(match selection.handle_record(record, local, output)? {
+    let taken = selection.handle_record(record, local, output);
+    let taken = taken.map_err(|error| match error {
+        HandshakeError::Record(error) => selection.refuse(error, output),
+        error => error,
+    });
+    Ok(match taken? {
         None => Step::Next(used, Phase::Muxer(selection)),
         Some(selected) => {
             let established = Established::new(selection.peer, selected.muxer, selected.plaintext);

@@ -6,10 +6,12 @@
 //! their bytes and expanded for a pass over many records: a prepared context
 //! would cost every idle connection more than half a KiB for each direction.
 
+mod alert;
 mod tls;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
+pub use self::alert::Alert;
 pub use self::tls::{Secret, Suite};
 use self::tls::{TlsOpen, TlsOpener, TlsSeal, TlsSealer};
 
@@ -284,14 +286,15 @@ impl SealKey {
         }
     }
 
-    /// Appends the record behind which nothing follows. Noise has none.
+    /// Appends the record behind which nothing follows, and which says why.
+    /// Noise has none.
     ///
     /// # Errors
     /// [`RecordError`] if the counter is spent.
-    pub fn close(&mut self, output: &mut Vec<u8>) -> Result<(), RecordError> {
+    pub fn close(&mut self, alert: Alert, output: &mut Vec<u8>) -> Result<(), RecordError> {
         match &mut self.0 {
             Seal::Noise { .. } => Ok(()),
-            Seal::Tls(keys) => keys.close(output),
+            Seal::Tls(keys) => keys.close(alert, output),
         }
     }
 

@@ -108,6 +108,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<'_, S> {
                 ready!(self.poll_pass(cx))?;
             } else if flushed.is_pending() {
                 return Poll::Pending;
+            } else if self.line.carrier.has_ended() {
+                // A connection would wait for what will never come.
+                return Poll::Ready(Err(UpgradeError::Eof));
             } else if let Some(established) = self.established.take() {
                 return Poll::Ready(Ok(established));
             }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod secure;
 mod websocket;
 
 use std::future::{Future, poll_fn};

@@ -17,6 +17,7 @@ mod peer;
 mod server;
 mod wire;
 
+mod certificates;
 mod doors;
 mod lives;
 mod shutdown;

@@ -11,7 +11,7 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 
 use super::Check;
-use crate::config::{ConfigError, ListenAddress, Loaded, Transport};
+use crate::config::{Config, ConfigError, ListenAddress, Loaded, Transport};
 
 const KEY: &str = "announce.addresses";
 
@@ -40,9 +40,11 @@ pub(in crate::config) fn addresses(
     }
 }
 
-/// Tells of addresses at which nothing of ours may listen.
+/// Tells of addresses at which nothing of ours may listen, and of listeners that
+/// nobody may hear of.
 pub(super) fn note(loaded: &mut Loaded) {
     let config = &loaded.config;
+    let untold = untold(config);
     let listened: Vec<Transport> = config
         .listen
         .addresses
@@ -78,7 +80,46 @@ pub(super) fn note(loaded: &mut Loaded) {
             ));
         }
     }
+    notes.extend(untold);
     loaded.notes.extend(notes);
+}
+
+/// A listener of secure WebSocket without a name, where no other address of that
+/// kind is announced: peers on the Internet are told of none, because they could
+/// not check its certificate.
+fn untold(config: &Config) -> Option<String> {
+    let mut announced = config.announce.addresses.iter();
+    // What a list has, its DNS records say.
+    if announced.any(|address| is_list(address) || transport(address) == Some(Transport::Wss)) {
+        return None;
+    }
+    let wanted = config.listen.addresses.iter();
+    let secure = wanted.filter_map(|address| {
+        let wanted = ListenAddress::of(address)?;
+        (wanted.transport == Transport::Wss).then_some((address, wanted))
+    });
+    let mut first = None;
+    for (address, wanted) in secure {
+        if wanted.server_name.is_some() {
+            return None;
+        }
+        first = first.or(is_public(wanted.socket.ip()).then_some(address));
+    }
+    first.map(|address| {
+        format!(
+            "listen.addresses has {address}, which nobody on the Internet is told of: a \
+             certificate needs a name, so listen on …/tls/sni/NAME/ws or announce \
+             /dns4/NAME/…/tls/ws"
+        )
+    })
+}
+
+/// Whether peers on the Internet may reach a socket that is bound to this.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
+    }
 }
 
 impl Check<'_> {
@@ -235,6 +276,45 @@ pub(super) mod tests {
         let announced = loaded.announce_addresses(&OWN.parse().unwrap()).unwrap();
         let canonical = "/dns4/relay.example.net/tcp/443/tls/ws";
         assert_eq!(announced, [canonical.parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_secure_listener_that_nobody_is_told_of_is_noted() {
+        let notes = |listen: &str, announce: &str| {
+            let loaded = load(&[
+                &format!("listen.addresses={listen}"),
+                &format!("announce.addresses={announce}"),
+                "tls.certificate_files=a.pem",
+                "tls.key_files=a.key",
+            ]);
+            loaded.unwrap().notes().to_vec()
+        };
+        const NAMELESS: &str = "/ip4/0.0.0.0/tcp/4001/tls/ws";
+        for (listen, announce) in [
+            (
+                "/ip4/0.0.0.0/tcp/1/tls/sni/a.example/ws,/ip4/0.0.0.0/tcp/1/tls/ws",
+                "",
+            ),
+            (NAMELESS, "/dns4/relay.example.net/tcp/443/tls/ws"),
+            ("/ip4/127.0.0.1/tcp/4001/tls/ws", ""),
+            ("/ip6/fd00::1/tcp/4001/wss", ""),
+        ] {
+            assert_eq!(notes(listen, announce), [""; 0], "{listen}");
+        }
+        for announce in ["", "/ip4/192.0.2.1/tcp/4001"] {
+            let told = notes(
+                &format!("/ip4/0.0.0.0/tcp/4001,{NAMELESS},/ip6/::/tcp/4001/tls/ws"),
+                announce,
+            );
+            let [note] = &told[..] else {
+                panic!("{told:?}")
+            };
+            assert!(
+                note.starts_with(&format!("listen.addresses has {NAMELESS}, ")),
+                "{note}"
+            );
+            assert!(note.contains("/tls/sni/NAME/ws"), "{note}");
+        }
     }
 
     #[test]

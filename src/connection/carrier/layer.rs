@@ -9,7 +9,7 @@
 use smallvec::SmallVec;
 
 use crate::engine::private_network::{Cipher, Spent};
-use crate::engine::record::RecordError;
+use crate::engine::record::{Alert, RecordError};
 use crate::engine::websocket::WebSocketError;
 
 use super::tls::{RecordDecoder, RecordEncoder};
@@ -88,6 +88,8 @@ pub struct Asides {
     pub close: Option<u16>,
     /// The peer of the outer TLS has a new key and asks for one of ours.
     pub renew: bool,
+    /// The outer TLS is over, because of this.
+    pub alert: Option<Alert>,
 }
 
 impl Asides {
@@ -102,6 +104,7 @@ impl Asides {
         self.pong = later.pong.or(self.pong.take());
         self.close = self.close.or(later.close);
         self.renew |= later.renew;
+        self.alert = self.alert.or(later.alert);
     }
 }
 

@@ -150,7 +150,7 @@ impl Sending for Egress {
     }
 
     fn close(&self, closed: Closed, effects: &mut Effects) -> Vec<Command> {
-        self.say_goodbye(closed.go_away(), effects)
+        self.say_goodbye(closed.go_away(), closed.alert(), effects)
     }
 }
 

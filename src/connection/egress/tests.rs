@@ -545,7 +545,7 @@ async fn a_closed_egress_says_goodbye_and_takes_nothing_more() {
     assert!(pair.egress.deliver(closing(stream)).is_ok());
     let left = pair
         .egress
-        .say_goodbye(GoAwayCode::Protocol, &mut pair.effects);
+        .say_goodbye(GoAwayCode::Protocol, None, &mut pair.effects);
     assert_eq!(left.len(), 1, "what was not acted upon comes back");
 
     assert_eq!(pair.carry(stream, b"more"), Err(Gone.into()));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::engine::{
     demux::{Demux, Event, Side, StreamId},
     muxer::Muxer,
-    record::{HEADER_LEN, OpenKey},
+    record::{OpenKey, Opened, RecordError},
 };
 
 /// What was heard on one stream.
@@ -34,7 +34,12 @@ pub(in crate::connection) struct Ear {
     pub(in crate::connection) session: Vec<Session>,
     /// Records opened.
     pub(in crate::connection) records: usize,
-    open: OpenKey,
+    /// Those of them with which the server has taken a new key.
+    pub(in crate::connection) renewals: usize,
+    /// What the record layer has said at the end, where it has words for it: 0 if
+    /// nothing was wrong.
+    pub(in crate::connection) alert: Option<u8>,
+    pub(in crate::connection) open: OpenKey,
     demux: Demux,
     partial: Vec<u8>,
 }
@@ -45,6 +50,8 @@ impl Ear {
             streams: BTreeMap::new(),
             session: Vec::new(),
             records: 0,
+            renewals: 0,
+            alert: None,
             open,
             demux: Demux::new(muxer, Side::Dialer),
             partial: Vec::new(),
@@ -57,15 +64,33 @@ impl Ear {
         let mut bytes = std::mem::take(&mut self.partial);
         let mut rest = &mut bytes[..];
         let mut payloads = Vec::new();
-        while let Some(length) = rest.first_chunk::<HEADER_LEN>() {
-            let length = HEADER_LEN + usize::from(u16::from_be_bytes(*length));
+        let framing = self.open.framing();
+        while let Some(length) = framing.announced(rest).expect("a record") {
             if rest.len() < length {
                 break;
             }
             let (record, after) = rest.split_at_mut(length);
-            let plaintext = self.open.open(&mut record[HEADER_LEN..]);
-            let mut plaintext: &[u8] = plaintext.expect("authentic and in order");
+            assert_eq!(self.alert, None, "something behind the end");
+            let mut opener = self.open.expand().expect("a key");
+            let opened = opener.open(&mut record[framing.header()..]);
             self.records += 1;
+            let mut plaintext: &[u8] = match opened {
+                Ok(Opened::Plaintext(plaintext)) => plaintext,
+                Ok(Opened::Nothing) => {
+                    self.renewals += 1;
+                    &[]
+                }
+                Ok(Opened::Renew) => panic!("the server has asked for a new key"),
+                Ok(Opened::Closed) => {
+                    self.alert = Some(0);
+                    &[]
+                }
+                Err(RecordError::Alert(alert)) => {
+                    self.alert = Some(alert);
+                    &[]
+                }
+                Err(error) => panic!("not authentic or not in order: {error}"),
+            };
             while let Some(event) = self.demux.next(&mut plaintext).expect("frames") {
                 payloads.extend(self.keep(event));
             }

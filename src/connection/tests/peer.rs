@@ -34,7 +34,7 @@ use crate::{
         demux::{Side, StreamId},
         frames::{self, Greeting},
         muxer::Muxer,
-        record::{HEADER_LEN, OpenKey, SealKey, TAG_LEN},
+        record::{HEADER_LEN, OpenKey, SealKey, Secret, Suite, TAG_LEN},
     },
     identity::Identity,
     metrics::{self, ConnectionLabels, Metrics},
@@ -73,6 +73,33 @@ pub(super) const PAIRS: [[Muxer; 2]; 4] = [
 
 const TO_SERVER: [u8; 32] = [1; 32];
 const FROM_SERVER: [u8; 32] = [2; 32];
+
+/// What secures a connection: one key to seal and one to open, for each end.
+pub(super) struct Keys {
+    pub(super) server: (SealKey, OpenKey),
+    pub(super) peer: (SealKey, OpenKey),
+}
+
+impl Keys {
+    /// As a Noise handshake leaves them.
+    pub(super) fn noise() -> Self {
+        Self {
+            server: (SealKey::new(FROM_SERVER), OpenKey::new(TO_SERVER)),
+            peer: (SealKey::new(TO_SERVER), OpenKey::new(FROM_SERVER)),
+        }
+    }
+
+    /// As a TLS handshake leaves them.
+    pub(super) fn tls() -> Self {
+        const SUITE: Suite = Suite::Aes128;
+        let [to, from] = [TO_SERVER, FROM_SERVER]
+            .map(|bytes| Secret::new(&bytes).expect("as long as the suite has them"));
+        Self {
+            server: (SealKey::tls(SUITE, &from), OpenKey::tls(SUITE, &to)),
+            peer: (SealKey::tls(SUITE, &to), OpenKey::tls(SUITE, &from)),
+        }
+    }
+}
 
 /// Stands still unless told: a paused clock of tokio's own goes forward
 /// whenever it sees nothing to do, also while bytes are on their way.
@@ -201,9 +228,45 @@ impl Server {
         self.connect_with(id, muxer, Vec::new()).await
     }
 
+    /// A connection that these keys secure.
+    pub(super) async fn connect_by(&self, muxer: Muxer, keys: Keys) -> Peer {
+        self.connect_over(PeerId::random(), muxer, keys, Vec::new())
+            .await
+    }
+
     /// A connection of this peer, with plaintext that came glued to its
     /// handshake.
     pub(super) async fn connect_with(&self, id: PeerId, muxer: Muxer, plaintext: Vec<u8>) -> Peer {
+        self.connect_over(id, muxer, Keys::noise(), plaintext).await
+    }
+
+    async fn connect_over(&self, id: PeerId, muxer: Muxer, keys: Keys, plaintext: Vec<u8>) -> Peer {
+        let (socket, task) = self.accept(id, muxer, keys.server, plaintext).await;
+        let (seal, open) = keys.peer;
+        Peer {
+            id,
+            muxer,
+            socket,
+            batch: Batch::framed(seal.framing()),
+            seal,
+            unsent: Vec::new(),
+            opened: 0,
+            generous: true,
+            ear: Ear::new(muxer, open),
+            ended: false,
+            task,
+        }
+    }
+
+    /// A socket whose other end is a connection with these keys, and the task
+    /// that runs it.
+    pub(super) async fn accept(
+        &self,
+        id: PeerId,
+        muxer: Muxer,
+        (seal, open): (SealKey, OpenKey),
+        plaintext: Vec<u8>,
+    ) -> (TcpStream, JoinSet<Closed>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -238,8 +301,8 @@ impl Server {
                 layers: Layers::default(),
                 muxer,
                 side: Side::Listener,
-                seal: SealKey::new(FROM_SERVER),
-                open: OpenKey::new(TO_SERVER),
+                seal,
+                open,
                 plaintext,
                 ciphertext: Vec::new(),
             },
@@ -255,19 +318,7 @@ impl Server {
             connection.end(closed);
             closed
         });
-        Peer {
-            id,
-            muxer,
-            socket,
-            seal: SealKey::new(TO_SERVER),
-            batch: Batch::default(),
-            unsent: Vec::new(),
-            opened: 0,
-            generous: true,
-            ear: Ear::new(muxer, OpenKey::new(FROM_SERVER)),
-            ended: false,
-            task,
-        }
+        (socket, task)
     }
 
     /// A circuit that its target has been offered and has not answered.
@@ -410,8 +461,8 @@ pub(super) struct Peer {
     pub(super) ear: Ear,
     /// The server has closed the connection.
     pub(super) ended: bool,
-    socket: TcpStream,
-    seal: SealKey,
+    pub(super) socket: TcpStream,
+    pub(super) seal: SealKey,
     unsent: Vec<u8>,
     opened: u64,
     task: JoinSet<Closed>,
@@ -526,7 +577,7 @@ impl Peer {
 
     /// What was gathered, as plaintext, for a test to send in its own way.
     pub(super) fn said(&mut self) -> Vec<u8> {
-        let batch = std::mem::take(&mut self.batch);
+        let batch = self.batch.take();
         let (mut sealed, records) = batch.seal(&mut SealKey::new([0; 32])).expect("a fresh key");
         assert_eq!(records, 1, "short");
         let opened = OpenKey::new([0; 32])
@@ -537,7 +588,7 @@ impl Peer {
 
     /// The records of what was gathered, for a test to send.
     pub(super) fn sealed(&mut self) -> Vec<u8> {
-        let batch = std::mem::take(&mut self.batch);
+        let batch = self.batch.take();
         let (sealed, _) = batch.seal(&mut self.seal).expect("a fresh key");
         [std::mem::take(&mut self.unsent), sealed].concat()
     }
@@ -768,7 +819,7 @@ pub(super) fn agreement(protocol: &str) -> Vec<u8> {
     bytes
 }
 
-async fn joined(task: &mut JoinSet<Closed>) -> Closed {
+pub(super) async fn joined(task: &mut JoinSet<Closed>) -> Closed {
     let end = timeout(PATIENCE, task.join_next()).await;
     end.expect("the connection ends")
         .expect("one task")

@@ -46,9 +46,10 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     /// Whether the output of the input that failed is to be sent all the same:
-    /// it ends with an alert that tells the peer why.
+    /// it ends with an alert that tells the peer why, if TLS is what secures the
+    /// connection. Behind a Noise handshake it is what was answered before.
     #[must_use]
     pub fn leaves_alert(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        matches!(self, Self::Tls(_) | Self::Record(_))
     }
 }

@@ -55,6 +55,16 @@ impl Selection {
         Ok(Self { peer, side })
     }
 
+    /// Tells the peer what was wrong with a record of its own, where the record
+    /// layer has words for it.
+    pub(super) fn refuse(&mut self, error: RecordError, output: &mut Vec<u8>) -> HandshakeError {
+        if let Some(alert) = error.alert() {
+            // Without a key there is nothing to be said.
+            let _ = self.peer.seal.close(alert, output);
+        }
+        HandshakeError::Record(error)
+    }
+
     /// Opens one record in place and answers what stands in it.
     pub(super) fn handle_record(
         &mut self,
@@ -71,7 +81,7 @@ impl Selection {
                 seal.renew(output).map_err(HandshakeError::Record)?;
                 return Ok(None);
             }
-            Opened::Closed => return Err(HandshakeError::Record(RecordError::Unexpected)),
+            Opened::Closed => return Err(HandshakeError::Record(RecordError::Alert(0))),
         };
         match &mut self.side {
             Side::Responder(responder) => {

@@ -11,7 +11,7 @@ use aws_lc_rs::aead::{
 };
 use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 
-use super::{Framing, Opened, RecordError, TAG_LEN};
+use super::{Alert, Framing, Opened, RecordError, TAG_LEN};
 
 /// Bytes of type, version and length in front of a record.
 const HEADER_LEN: usize = Framing::TLS.header();
@@ -43,9 +43,6 @@ mod message {
     pub(super) const NEW_SESSION_TICKET: u8 = 4;
     pub(super) const KEY_UPDATE: u8 = 24;
 }
-
-const CLOSE_NOTIFY: u8 = 0;
-const WARNING: u8 = 1;
 
 /// What records are sealed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,13 +95,12 @@ impl Secret {
     /// The secret in these bytes, if any suite has secrets of that length.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
+        const SUITES: [Suite; 3] = [Suite::Aes128, Suite::Aes256, Suite::ChaCha20];
+        let known = SUITES.iter().any(|suite| suite.secret_len() == bytes.len());
         let mut secret = Self::default();
-        secret
-            .0
-            .as_flattened_mut()
-            .get_mut(..bytes.len())?
-            .copy_from_slice(bytes);
-        Some(secret)
+        let room = secret.0.as_flattened_mut().get_mut(..bytes.len())?;
+        room.copy_from_slice(bytes);
+        known.then_some(secret)
     }
 
     /// The secret that follows this one, by the label that the protocol has for
@@ -291,11 +287,19 @@ impl<'k> TlsOpener<'k> {
             }
             content::HANDSHAKE => self.message(plaintext),
             content::ALERT => match *plaintext {
-                [_, CLOSE_NOTIFY] => Ok(Opened::Closed),
-                [_, reason] => Err(RecordError::Alert(reason)),
+                // The level says nothing that the reason does not.
+                [_, reason] => self.alert(Alert(reason)),
                 _ => Err(RecordError::Unexpected),
             },
             _ => Err(RecordError::Unexpected),
+        }
+    }
+
+    fn alert<'a>(&mut self, alert: Alert) -> Result<Opened<'a>, RecordError> {
+        match alert {
+            Alert::CLOSE_NOTIFY => Ok(Opened::Closed),
+            Alert::USER_CANCELED => self.keys.spend().map(|()| Opened::Nothing),
+            Alert(reason) => Err(RecordError::Alert(reason)),
         }
     }
 
@@ -342,8 +346,8 @@ impl TlsSeal {
         Ok(())
     }
 
-    pub(super) fn close(&mut self, output: &mut Vec<u8>) -> Result<(), RecordError> {
-        self.append(content::ALERT, &[WARNING, CLOSE_NOTIFY], output)
+    pub(super) fn close(&mut self, alert: Alert, output: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.append(content::ALERT, &alert.message(), output)
     }
 
     pub(super) fn is_worn(&self) -> bool {

@@ -12,7 +12,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConnection, ConnectionCommon, Error, ServerConnection, SideData};
 
 use super::*;
-use crate::engine::record::{Framing, Opened, RecordError};
+use crate::engine::record::{Alert, Framing, Opened, RecordError};
 use crate::identity::Identity;
 
 fn server_config() -> ServerConfig {
@@ -131,7 +131,7 @@ where
         assert_eq!(heard(peer, &news).unwrap(), b"");
     }
     let mut bye = Vec::new();
-    seal.close(&mut bye).unwrap();
+    seal.close(Alert::CLOSE_NOTIFY, &mut bye).unwrap();
     peer.read_tls(&mut &bye[..]).unwrap();
     assert!(peer.process_new_packets().unwrap().peer_has_closed());
     peer.send_close_notify();

@@ -14,7 +14,7 @@ const BOTH: Entrances = Entrances {
     secure: false,
 };
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
@@ -26,7 +26,7 @@ async fn both_roles_meet_in_frames_even_through_the_narrowest_pipe() {
         for width in [1, 2, 50, 4096] {
             let (near, far) = duplex(width);
             let accepted = Incoming::new(near, &ours).upgrade(entrances);
-            let dialled = dial_web_on(far, "relay.example", &theirs);
+            let dialled = dial_web_on(far, plain_web(), &theirs);
             let (a, b) = tokio::try_join!(accepted, dialled).unwrap();
             assert_eq!(a.peer_id, identities[1].peer_id());
             assert_eq!(b.peer_id, identities[0].peer_id());
@@ -80,6 +80,47 @@ async fn who_asks_for_something_else_is_told_so_and_closed() {
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{answer}"
         );
+    }
+}
+
+pub(super) fn plain_web() -> Web {
+    Web {
+        host: "relay.example".to_owned(),
+        secure: None,
+    }
+}
+
+/// A frame of a client, with an opcode and the bit of a last one in front.
+pub(super) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    // A mask of zeros leaves everything as it is.
+    [&[first, 0x80 | length, 0, 0, 0, 0], payload].concat()
+}
+
+/// Whoever asks has to hear the answer before it says anything else.
+#[tokio::test(start_paused = true)]
+async fn a_lone_ping_is_answered() {
+    let context = context();
+    for glued in [true, false] {
+        let (near, mut far) = duplex(4096);
+        let peer = async {
+            let mut ping = masked(0x89, b"there?");
+            far.write_all(REQUEST).await.unwrap();
+            if glued {
+                far.write_all(&ping).await.unwrap();
+            }
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\x8a\x06there?") {
+                assert_ne!(far.read_buf(&mut heard).await.unwrap(), 0, "closed");
+                if !glued && heard.ends_with(b"\r\n\r\n") {
+                    far.write_all(&std::mem::take(&mut ping)).await.unwrap();
+                }
+            }
+        };
+        tokio::select! {
+            () = peer => {}
+            outcome = Incoming::new(near, &context).upgrade(WEB) => panic!("{:?}", outcome.err()),
+        }
     }
 }
 

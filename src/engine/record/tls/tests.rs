@@ -36,6 +36,23 @@ fn told(open: &mut OpenKey, record: &[u8]) -> Result<Vec<u8>, RecordError> {
     })
 }
 
+/// As if each had been used as often as a key may be.
+impl SealKey {
+    pub(crate) fn wear(&mut self) {
+        if let super::super::Seal::Tls(keys) = &mut self.0 {
+            keys.direction.counter = RENEW_AT;
+        }
+    }
+}
+
+impl OpenKey {
+    pub(crate) fn wear(&mut self) {
+        if let super::super::Open::Tls(keys) = &mut self.0 {
+            keys.direction.counter = RENEW_AT;
+        }
+    }
+}
+
 fn update(request: u8) -> [u8; 5] {
     [message::KEY_UPDATE, 0, 0, 1, request]
 }
@@ -101,9 +118,7 @@ fn both_sides_renew_their_keys() {
 fn a_key_that_has_sealed_enough_is_worn() {
     let mut seal = SealKey::tls(Suite::Aes128, &secret(Suite::Aes128));
     assert!(!seal.is_worn());
-    if let super::super::Seal::Tls(keys) = &mut seal.0 {
-        keys.direction.counter = RENEW_AT;
-    }
+    seal.wear();
     assert!(seal.is_worn());
     seal.renew(&mut Vec::new()).unwrap();
     assert!(!seal.is_worn());
@@ -128,8 +143,43 @@ fn alerts_end_the_connection() {
     let reason = record(&mut seal, content::ALERT, &[2, 40]);
     assert_eq!(told(&mut open, &reason), Err(RecordError::Alert(40)));
     let mut bye = Vec::new();
-    seal.close(&mut bye).unwrap();
+    seal.close(Alert::CLOSE_NOTIFY, &mut bye).unwrap();
     assert_eq!(told(&mut open, &bye).unwrap(), b"closed");
+}
+
+#[test]
+fn each_error_has_its_alert() {
+    for (error, alert) in [
+        (RecordError::Authentication, Some([2, 20])),
+        (RecordError::TooLarge, Some([2, 22])),
+        (RecordError::Unexpected, Some([2, 10])),
+        (RecordError::Flood, Some([2, 10])),
+        (RecordError::Exhausted, Some([2, 80])),
+        (RecordError::Alert(20), None),
+    ] {
+        assert_eq!(error.alert().map(Alert::message), alert, "{error}");
+    }
+    assert_eq!(Alert::CLOSE_NOTIFY.message(), [1, 0]);
+}
+
+/// What it means has been over since the handshake.
+#[test]
+fn a_cancelled_handshake_is_ignored_as_often_as_other_records_without_data() {
+    let (mut seal, mut open) = pair(Suite::Aes128);
+    for _ in 0..IDLE_RECORDS_MAX {
+        let cancelled = record(&mut seal, content::ALERT, &[1, 90]);
+        assert_eq!(told(&mut open, &cancelled).unwrap(), b"nothing");
+    }
+    let cancelled = record(&mut seal, content::ALERT, &[1, 90]);
+    assert_eq!(told(&mut open, &cancelled), Err(RecordError::Flood));
+}
+
+#[test]
+fn a_secret_is_as_long_as_some_suite_has_them() {
+    for length in 0..100 {
+        let is_one = length == 32 || length == 48;
+        assert_eq!(Secret::new(&vec![1; length]).is_some(), is_one, "{length}");
+    }
 }
 
 #[test]
