@@ -32,7 +32,7 @@ use crate::state::addresses::Addresses;
 
 use guard::Guard;
 
-pub use health::{HEARTBEAT_EVERY, Health, Heartbeat, Phase, STALLED_AFTER};
+pub use health::{HEARTBEAT_EVERY, Health, Heartbeat, Part, Phase, STALLED_AFTER};
 
 /// Why the admin server could not start.
 #[derive(Debug, thiserror::Error)]

@@ -42,4 +42,4 @@ pub use task::{Connection, Handover, Leftover};
 pub use turn_away::turn_away;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

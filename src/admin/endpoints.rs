@@ -23,7 +23,7 @@ const INDEX: &str = "<!DOCTYPE html>
 <h1>waystation</h1>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: figures in the Prometheus text format
-<li><a href=\"/livez\">/livez</a>: 200 while every worker turns
+<li><a href=\"/livez\">/livez</a>: 200 while every worker turns and is whole
 <li><a href=\"/readyz\">/readyz</a>: 200 while new peers are taken, and how many more fit
 <li><a href=\"/api/v1/access\">/api/v1/access</a>: the rules of who may connect, made at run time
 <li><a href=\"/api/v1/addresses\">/api/v1/addresses</a>: where peers reach us, and why not elsewhere
@@ -55,18 +55,29 @@ async fn scrape(State(state): State<AdminState>) -> impl IntoResponse {
 /// A restart helps a server that is not live, so this looks at nothing that a
 /// restart would not mend.
 async fn live(State(state): State<AdminState>) -> Response {
-    let stalled = state.health.stalled(clock::now());
-    if stalled.is_empty() {
+    let stalled = told("stalled", &state.health.stalled(clock::now()));
+    let broken = told("broken", &state.health.broken());
+    let body = stalled + &broken;
+    if body.is_empty() {
         return "ok\n".into_response();
     }
-    let workers: Vec<String> = stalled.iter().map(ToString::to_string).collect();
-    let body = format!("stalled workers: {}\n", workers.join(", "));
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+/// A line about workers that are not well, if there are any.
+fn told(how: &str, workers: &[usize]) -> String {
+    if workers.is_empty() {
+        return String::new();
+    }
+    let workers: Vec<String> = workers.iter().map(ToString::to_string).collect();
+    format!("{how} workers: {}\n", workers.join(", "))
 }
 
 async fn ready(State(state): State<AdminState>) -> Response {
     let reason = match state.health.phase() {
         Phase::Starting => Some("starting"),
+        // Peers that the kernel gives to that worker find nobody.
+        Phase::Serving if !state.health.broken().is_empty() => Some("broken"),
         Phase::Serving => None,
         Phase::Draining => Some("draining"),
     };

@@ -1,11 +1,11 @@
 //! Whether the server lives and whether it takes new peers.
 //!
-//! Workers tell it that their loop turns; the shutdown sequence tells it the
-//! phase. Both are atomics, so telling costs a worker nothing that it could
-//! wait for.
+//! Workers tell it that their loop turns and that what they consist of has not
+//! ended; the shutdown sequence tells it the phase. All are atomics, so telling
+//! costs a worker nothing that it could wait for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often a worker should beat.
@@ -34,11 +34,15 @@ pub struct Health {
     phase: AtomicU8,
 }
 
-/// Milliseconds from the start to a worker's last beat, on a cache line of its
-/// own because each worker writes its own.
+/// What a worker says, on a cache line of its own because each writes its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Beat(AtomicU64);
+struct Beat {
+    /// Milliseconds from the start to the last one.
+    last: AtomicU64,
+    /// A part of the worker has ended before its time.
+    broken: AtomicBool,
+}
 
 impl Health {
     /// All workers count as having beaten now, so that they have
@@ -87,9 +91,27 @@ impl Health {
         self.beats
             .iter()
             .enumerate()
-            .filter(|(_, beat)| now.saturating_sub(beat.0.load(Ordering::Relaxed)) > limit)
+            .filter(|(_, beat)| now.saturating_sub(beat.last.load(Ordering::Relaxed)) > limit)
             .map(|(worker, _)| worker)
             .collect()
+    }
+
+    /// Numbers of the workers of which a part has ended, though nobody asked it
+    /// to. It does not come back by itself.
+    #[must_use]
+    pub fn broken(&self) -> Vec<usize> {
+        self.beats
+            .iter()
+            .enumerate()
+            .filter(|(_, beat)| beat.broken.load(Ordering::Relaxed))
+            .map(|(worker, _)| worker)
+            .collect()
+    }
+
+    /// Whether there is nothing that a restart would mend.
+    #[must_use]
+    pub fn is_live(&self, now: Instant) -> bool {
+        self.stalled(now).is_empty() && self.broken().is_empty()
     }
 
     fn since_start(&self, now: Instant) -> u64 {
@@ -108,8 +130,35 @@ impl Heartbeat {
     pub fn beat(&self, now: Instant) {
         let now = self.health.since_start(now);
         self.health.beats[self.worker]
-            .0
+            .last
             .store(now, Ordering::Relaxed);
+    }
+
+    /// What a task holds without which the worker is not whole: if it ends
+    /// while the server serves, by an error or a panic, the worker is broken.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        Part {
+            health: Arc::clone(&self.health),
+            worker: self.worker,
+        }
+    }
+}
+
+/// A part of a worker that lasts as long as the server.
+#[derive(Debug)]
+pub struct Part {
+    health: Arc<Health>,
+    worker: usize,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.health.phase() != Phase::Draining {
+            self.health.beats[self.worker]
+                .broken
+                .store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -138,6 +187,26 @@ mod tests {
         beats[1].beat(at(12));
         assert!(health.stalled(at(13)).is_empty());
         assert_eq!(health.stalled(at(60)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_worker_that_loses_a_part_is_broken_for_good_unless_the_server_stops() {
+        let start = crate::clock::now();
+        let health = Health::new(2, start);
+        let parts: Vec<_> = (0..2).map(|_| health.heartbeat(1).part()).collect();
+        health.set_phase(Phase::Serving);
+        assert!(health.is_live(start));
+        let mut parts = parts.into_iter();
+        drop(parts.next());
+        health.heartbeat(1).beat(start);
+        assert_eq!(health.broken(), [1]);
+        assert!(!health.is_live(start));
+
+        let health = Health::new(1, start);
+        let part = health.heartbeat(0).part();
+        health.set_phase(Phase::Draining);
+        drop(part);
+        assert!(health.is_live(start));
     }
 
     #[test]

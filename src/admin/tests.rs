@@ -137,6 +137,21 @@ async fn a_stalled_worker_makes_the_server_not_live() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_not_whole_makes_the_server_neither_live_nor_ready() {
+    let running = Running::start(Bounds::default()).await;
+    running.state.health.set_phase(Phase::Serving);
+    let part = running.state.health.heartbeat(0).part();
+    assert!(running.get("/livez").await.starts_with("HTTP/1.1 200"));
+    drop(part);
+    let live = running.get("/livez").await;
+    assert!(live.starts_with("HTTP/1.1 503"), "{live}");
+    assert!(live.ends_with("broken workers: 0\n"), "{live}");
+    let ready = running.get("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(ready.contains(r#""reason":"broken""#), "{ready}");
+}
+
+#[tokio::test]
 async fn answers_are_typed_never_stored_and_given_to_reading_methods_only() {
     let running = Running::start(Bounds::default()).await;
     let scrape = running.get("/metrics").await;

@@ -10,7 +10,7 @@ use crate::{admin::Health, clock};
 use super::{shutdown, worker};
 
 /// Sweeps expired reservations and peers, a stripe a second, and keeps the service
-/// manager's watchdog at rest while every worker lives.
+/// manager's watchdog at rest while every worker lives and is whole.
 pub(super) async fn keep(shared: worker::Shared, health: Arc<Health>) {
     let reservations = &shared.context.relay.reservations;
     let peerstore = &shared.context.peerstore;
@@ -29,7 +29,7 @@ pub(super) async fn keep(shared: worker::Shared, health: Arc<Health>) {
         shared.context.relay.circuits.bandwidth().sweep(now);
         reservations.sweep_rates(now);
         shared.context.relay.circuits.sweep_rates(now);
-        if watchdog && health.stalled(now).is_empty() {
+        if watchdog && health.is_live(now) {
             shutdown::notify_alive();
         }
     }

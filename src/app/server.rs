@@ -112,9 +112,8 @@ impl Server {
         let bound: Vec<Multiaddr> = listeners.addresses().chain(udp.addresses()).collect();
         let mut server = Self::assemble(loaded, identity, files, &bound, count).await?;
         let quic = quic::server(loaded, &server.identity, &server.shared, &udp)?;
-        server.workers = listeners
-            .into_workers()
-            .into_iter()
+        let sockets = listeners.into_workers().into_iter();
+        server.workers = sockets
             .zip(udp.into_workers())
             .enumerate()
             .map(|(index, (tcp, udp))| {
@@ -212,7 +211,7 @@ impl Server {
 
     /// The addresses to hand out, each ending in our peer id.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        self.told.all()
+        self.told.all().to_vec()
     }
 
     /// Where the admin server listens.
@@ -391,6 +390,9 @@ async fn bind_admin(
 fn warn_about(listeners: &Listeners, udp: &UdpListeners) {
     for error in listeners.unavailable().iter().chain(udp.unavailable()) {
         tracing::warn!("{error}");
+    }
+    for address in udp.alone() {
+        tracing::warn!(%address, "a UDP socket of the service manager serves one worker (runtime.workers): without it each gets a socket");
     }
     for address in listeners.unused() {
         tracing::warn!(%address, "a socket of the service manager is not in listen.addresses and stays unused");

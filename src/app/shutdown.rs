@@ -109,8 +109,11 @@ async fn phases(shared: &Shared, drain_timeout: Duration) {
     }
     shared.context.connections.close_all(Ending::Shutdown);
     let connections = &shared.context.connections;
-    if !until(GOODBYE_MAX, || connections.open() == 0).await {
-        tracing::warn!(connections = connections.open(), "ending without goodbye");
+    if !until(GOODBYE_MAX, || connections.not_gone() == 0).await {
+        tracing::warn!(
+            connections = connections.not_gone(),
+            "ending without goodbye"
+        );
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{HEARTBEAT_EVERY, Heartbeat},
+    admin::{HEARTBEAT_EVERY, Heartbeat, Part},
     clock, config,
     connection::{Connection, Context, Handover, Leftover, Remote, observe_pool, turn_away},
     engine::{demux::Side, muxer::Muxer, security::Security},
@@ -89,10 +89,15 @@ pub(super) async fn run(index: usize, sockets: Sockets, heartbeat: Heartbeat, sh
     let supervisor = Supervisor::default();
     for socket in sockets.tcp {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
-        supervisor.spawn("acceptor", accept(socket, supervisor_, shared_));
+        let accepting = accept(socket, supervisor_, shared_);
+        supervisor.spawn("acceptor", vital(heartbeat.part(), accepting));
     }
-    if let Some(server) = sockets.quic {
-        supervisor.spawn("quic", serve_quic(server, index, sockets.udp));
+    if let Some(server) = sockets.quic
+        && server.takes(index)
+        && !sockets.udp.is_empty()
+    {
+        let serving = serve_quic(server, index, sockets.udp);
+        supervisor.spawn("quic", vital(heartbeat.part(), serving));
     }
     let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +111,12 @@ pub(super) async fn run(index: usize, sockets: Sockets, heartbeat: Heartbeat, sh
     }
     // What is left ends with the runtime: connections say goodbye when their
     // tasks are dropped.
+}
+
+/// A task whose end, unless the server stops, is told to the operator.
+async fn vital(part: Part, task: impl Future<Output = ()>) {
+    task.await;
+    drop(part);
 }
 
 async fn serve_quic(server: Arc<quic::Server>, index: usize, sockets: Vec<UdpSocket>) {
@@ -343,7 +354,20 @@ fn labels(upgraded: &Upgraded, remote: SocketAddr) -> ConnectionLabels {
 
 #[cfg(test)]
 mod tests {
+    use crate::admin::{Health, Phase};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_worker_whose_task_panics_is_not_whole() {
+        let health = Health::new(2, clock::now());
+        health.set_phase(Phase::Serving);
+        let supervisor = Supervisor::default();
+        let task = vital(health.heartbeat(1).part(), async { panic!("a bug") });
+        supervisor.spawn("quic", task);
+        supervisor.finished().await;
+        assert_eq!(health.broken(), [1]);
+    }
 
     #[test]
     fn only_a_proxy_on_this_host_forwards_somebody_from_here() {

@@ -9,7 +9,7 @@
 //!                                               └─ circuit ── other's egress
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{mem, net::SocketAddr, sync::Arc, time::Instant};
 
 use libp2p_identity::PeerId;
 use quinn_proto::{
@@ -21,6 +21,7 @@ use rustls::pki_types::CertificateDer;
 use crate::config;
 use crate::identity::certificate;
 use crate::metrics::ConnectionGuard;
+use crate::state::connections::Leaving;
 use crate::state::limits::ConnectionPermit;
 
 use super::{
@@ -36,6 +37,8 @@ pub use bell::Bell;
 
 mod bell;
 mod egress;
+mod held;
+mod intake;
 mod link;
 mod own;
 mod streams;
@@ -49,6 +52,8 @@ const LOOKS: usize = 3;
 pub struct QuicConnection {
     egress: Arc<QuicEgress>,
     stage: Stage,
+    /// While its peer is owed a goodbye that has not been sent.
+    leaving: Option<Leaving>,
 }
 
 enum Stage {
@@ -87,15 +92,16 @@ impl QuicConnection {
         Self {
             egress: QuicEgress::new(transport, handle, bell),
             stage: Stage::Handshaking,
+            leaving: None,
         }
     }
 
-    /// Takes in what came for this connection; tells the address to which its
+    /// Takes in what came for this connection, in a datagram of so many bytes; tells the address to which its
     /// peer has moved, or where it still is. Limits and rules stay with the
     /// address that the handshake has shown: of a later one nobody knows yet
     /// whether it is the peer's.
-    pub fn receive(&mut self, event: ConnectionEvent) -> SocketAddr {
-        self.egress.receive(event)
+    pub fn receive(&mut self, event: ConnectionEvent, bytes: usize) -> SocketAddr {
+        self.egress.receive(event, bytes)
     }
 
     /// Makes packets for one system call, at most `datagrams` of them.
@@ -106,6 +112,13 @@ impl QuicConnection {
         buffer: &mut Vec<u8>,
     ) -> Option<Transmit> {
         self.egress.transmit(now, datagrams, buffer)
+    }
+
+    /// The kernel has everything that was to be sent.
+    pub fn sent_all(&mut self) {
+        if self.is_ending() {
+            self.leaving = None;
+        }
     }
 
     /// Tells the endpoint what it has to know; whether that was the last of it,
@@ -188,10 +201,7 @@ impl QuicConnection {
                 with_pass(now, |pass, _| session.ask_identity(pass));
                 self.stage = Stage::Up(Box::new(session));
             }
-            Err(closed) => {
-                session.leave(closed);
-                self.stage = Stage::Ending;
-            }
+            Err(closed) => self.leave(&mut session, closed),
         }
     }
 
@@ -217,9 +227,18 @@ impl QuicConnection {
                 with_pass(now, |pass, _| session.decline(command, pass));
             }
             turn.clear();
-            session.leave(closed);
-            self.stage = Stage::Ending;
+            if let Stage::Up(mut session) = mem::replace(&mut self.stage, Stage::Ending) {
+                self.leave(&mut session, closed);
+            }
         }
+    }
+
+    fn leave(&mut self, session: &mut Session<QuicEgress>, closed: Closed) {
+        // Before it counts as gone: a server that stops waits for one or the
+        // other.
+        self.leaving = Some(session.context.connections.leaving());
+        session.leave(closed);
+        self.stage = Stage::Ending;
     }
 }
 
@@ -241,7 +260,7 @@ fn work(
         if turn.is_empty() {
             break;
         }
-        let mut commands = std::mem::take(&mut turn.commands).into_iter();
+        let mut commands = mem::take(&mut turn.commands).into_iter();
         while let Some(command) = commands.next() {
             if let Err(closed) = session.on_command(command, pass) {
                 turn.commands = commands.collect();
@@ -277,3 +296,6 @@ fn closed_by(lost: &ConnectionError) -> Closed {
         | ConnectionError::CidsExhausted => Closed::Transport,
     }
 }
+
+#[cfg(test)]
+mod tests;

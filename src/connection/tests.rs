@@ -15,3 +15,10 @@ mod services;
 mod telling;
 mod tls;
 mod trimming;
+
+/// What connections share, for tests of those who bring them in.
+pub(crate) fn context(
+    change: impl FnOnce(&mut crate::config::Config),
+) -> std::sync::Arc<super::Context> {
+    peer::Server::with(change).context
+}

@@ -102,15 +102,18 @@ impl Server {
         }))
     }
 
-    /// Drives a worker's sockets until it is dropped. Has to run on the worker's
-    /// runtime.
+    /// Whether ids can name a worker of this number.
+    #[must_use]
+    pub fn takes(&self, worker: usize) -> bool {
+        worker < self.inboxes.len()
+    }
+
+    /// Drives a worker's sockets, at least one, until it is dropped. Has to run on the worker's
+    /// runtime, and on one that it [takes](Self::takes).
     ///
     /// # Errors
     /// Only if the sockets cannot be registered with the runtime.
     pub async fn serve(self: Arc<Self>, worker: usize, sockets: Vec<UdpSocket>) -> io::Result<()> {
-        if sockets.is_empty() || worker >= self.inboxes.len() {
-            return Ok(());
-        }
         Loop::new(self, worker, sockets)?.run().await;
         Ok(())
     }
@@ -135,3 +138,6 @@ fn no_tokens() -> ValidationTokenConfig {
     config.sent(0);
     config
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,10 @@ impl UdpListeners {
     ///
     /// As for TCP, workers get sockets of their own with `SO_REUSEPORT`, and
     /// `/ip6/::` is passed over on a host without IPv6. A socket that the service
-    /// manager passed is the first worker's alone: shared by duplicates, each of
-    /// a peer's first datagrams could arrive on another worker.
+    /// manager passed is the first worker's alone (see [`alone`](Self::alone)):
+    /// read through duplicates, a peer's datagrams would overtake each other on
+    /// their way to its worker, and more sockets on its port would have to be
+    /// opened by the same user.
     ///
     /// # Errors
     ///
@@ -98,6 +100,14 @@ impl UdpListeners {
     #[must_use]
     pub fn unavailable(&self) -> &[ListenError] {
         &self.unavailable
+    }
+
+    /// Addresses whose socket the service manager has passed, so that one worker
+    /// of several has it alone. For a warning to the operator.
+    pub fn alone(&self) -> impl Iterator<Item = &Multiaddr> {
+        let alone = |one: &&Endpoint| one.sockets.len() < self.workers;
+        let endpoints = self.endpoints.iter();
+        endpoints.filter(alone).map(|one| &one.address)
     }
 
     /// The sockets by worker; those of the first worker may be more.
@@ -188,6 +198,23 @@ mod tests {
                 .to_string()
                 .contains(&format!("/udp/{}/", ports[0]))
         );
+    }
+
+    #[test]
+    fn a_socket_that_was_passed_is_one_workers_and_that_is_told() {
+        let passed = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = passed.local_addr().unwrap();
+        let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", local.port());
+        let listen = |workers| {
+            let mut inherited = Inherited::default().with_udp(vec![passed.try_clone().unwrap()]);
+            UdpListeners::bind(&[address.parse().unwrap()], workers, &mut inherited).unwrap()
+        };
+        assert_eq!(listen(1).alone().count(), 0, "the only one has it");
+        let listeners = listen(2);
+        let alone: Vec<_> = listeners.alone().map(Multiaddr::to_string).collect();
+        assert_eq!(alone, [address.as_str()]);
+        let sockets = listeners.into_workers();
+        assert_eq!(sockets.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]

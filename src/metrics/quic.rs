@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::declare::{Declarations, Kind};
+use super::declare::{Counters, Declarations, Kind};
 use super::pulled::Pulled;
 use super::sharded::{ShardedCounter, ShardedHistogram};
 
 /// One datagram up to what the kernel cuts up in one call.
 const BATCH: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
+
+/// Answers to datagrams that belong to no connection.
+const RESPONSES: &[&str] = &["reset", "version", "refusal"];
 
 /// What the loops over UDP sockets do.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub struct QuicMetrics {
     full: ShardedCounter,
     retries: IntCounter,
     ignored: IntCounter,
-    responses: IntCounter,
+    responses: Counters,
     handed_over: IntCounter,
     handover_dropped: IntCounter,
     ending: IntGauge,
@@ -76,9 +79,11 @@ impl QuicMetrics {
                 "waystation_quic_initials_ignored_total",
                 "Beginnings of handshakes that got no answer, for want of room.",
             ),
-            responses: declare.counter(
+            responses: declare.counters(
                 "waystation_quic_responses_total",
-                "Datagrams that belong to no connection and were answered: stateless resets, version negotiation.",
+                "Datagrams that belong to no connection and were answered, by what they were told: that their connection is gone (a stateless reset), which versions there are, that it may not begin.",
+                "kind",
+                RESPONSES,
             ),
             handed_over: declare.counter(
                 "waystation_quic_handed_over_total",
@@ -117,8 +122,15 @@ impl QuicMetrics {
         self.ignored.inc();
     }
 
-    pub fn responded(&self) {
-        self.responses.inc();
+    /// A datagram that belongs to no connection was answered with this one.
+    pub fn responded(&self, answer: &[u8]) {
+        const LONG: u8 = 0x80;
+        let kind = match answer {
+            [first, ..] if first & LONG == 0 => "reset",
+            [_, 0, 0, 0, 0, ..] => "version",
+            _ => "refusal",
+        };
+        self.responses.inc(kind);
     }
 
     pub fn handed_over(&self) {

@@ -94,12 +94,23 @@ pub struct Connections {
     attention: Notify,
 }
 
+/// A connection that is gone, until its goodbye has been sent.
+pub struct Leaving(Arc<Connections>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.counts.leaving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// On cache lines of their own: every connection writes them.
 #[derive(Default)]
 #[repr(align(128))]
 struct Counts {
     /// Connections.
     open: AtomicUsize,
+    /// Those that are gone, and whose peers have not been sent a goodbye.
+    leaving: AtomicUsize,
     /// Connections that have not been told to end.
     staying: AtomicUsize,
     /// Peers with a connection.
@@ -177,7 +188,7 @@ impl Connections {
         });
         drop(emptied);
         if let Some(open) = gone {
-            self.counts.open.fetch_sub(1, Ordering::Relaxed);
+            self.counts.open.fetch_sub(1, Ordering::Release);
             if !open.closing {
                 self.counts.staying.fetch_sub(1, Ordering::Relaxed);
             }
@@ -305,6 +316,22 @@ impl Connections {
     #[must_use]
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
+    }
+
+    /// A connection goes, and its goodbye has still to be sent. To be called
+    /// before it is taken out.
+    #[must_use]
+    pub fn leaving(self: &Arc<Self>) -> Leaving {
+        self.counts.leaving.fetch_add(1, Ordering::Relaxed);
+        Leaving(Arc::clone(self))
+    }
+
+    /// Number of connections that are open or have a goodbye to send.
+    #[must_use]
+    pub fn not_gone(&self) -> usize {
+        // In this order: a connection is counted here before it is not there.
+        let open = self.counts.open.load(Ordering::Acquire);
+        open + self.counts.leaving.load(Ordering::Relaxed)
     }
 
     /// Number of open connections that have not been told to end.

@@ -14,6 +14,7 @@ const ONE_WORKER: &str = "runtime.workers=1";
 
 const CONNECTIONS: &str = "waystation_connections";
 const UPGRADING: &str = "waystation_sockets_upgrading";
+const ENDING: &str = "waystation_quic_ending";
 const OVER_QUIC: &str =
     r#"waystation_connections_by_protocol{muxer="",security="",transport="quic-v1"}"#;
 
@@ -51,7 +52,7 @@ async fn after_a_restart_a_peer_learns_that_its_connection_is_gone() {
         .await;
     assert!(error.contains("Reset"), "not by a reset: {error}");
     let metrics = server.metrics().await;
-    assert!(metrics.value("waystation_quic_responses_total") >= 1.0);
+    assert!(metrics.value(r#"waystation_quic_responses_total{kind="reset"}"#) >= 1.0);
 }
 
 /// With as many handshakes under way as there may be before addresses are asked
@@ -84,8 +85,11 @@ async fn a_flood_of_initials_is_held_to_the_bound() {
         peer.until_pinged(server.peer_id(), 1).await;
         let metrics = server.metrics().await;
         assert!(metrics.value(UPGRADING) <= 32.0);
+        // Whoever never was a connection leaves nothing that lingers.
+        assert!(metrics.value(ENDING) <= 32.0);
     }
     server.until(UPGRADING, 0.0).await;
+    server.until(ENDING, 0.0).await;
     assert!(
         server
             .metrics()

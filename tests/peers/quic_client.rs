@@ -80,6 +80,35 @@ async fn a_stream_too_many_waits_until_others_are_used() {
     within(PROMPT, "one more stream", one_more).await.unwrap();
 }
 
+/// QUIC-4, of a peer that uses as many as there may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_256_streams_in_use_some_have_to_end_before_the_next() {
+    let server = Server::start(&[QUIC_ONLY, "streams.ping_per_peer_max=256"]);
+    let (_endpoint, connection) = connect(&server, config(tls())).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..256 {
+        let opened = within(PROMPT, "a stream", connection.open_bi()).await;
+        let (mut send, mut receive) = opened.unwrap();
+        start_ping(&mut send, &mut receive).await;
+        streams.push((send, receive));
+    }
+    let one_more = connection.open_bi();
+    futures::pin_mut!(one_more);
+    assert!(one_more.as_mut().now_or_never().is_none());
+    // Whatever the server grants, it has been granted with the last answer.
+    let (send, receive) = &mut streams[0];
+    echo(send, receive, 1).await;
+    assert!(one_more.as_mut().now_or_never().is_none());
+    // More is granted for an eighth of them together.
+    for (mut send, mut receive) in streams.drain(..40) {
+        send.finish().unwrap();
+        let rest = within(PROMPT, "its end", receive.read_to_end(1)).await;
+        assert_eq!(rest.unwrap(), []);
+    }
+    let (mut send, mut receive) = within(PROMPT, "one more stream", one_more).await.unwrap();
+    start_ping(&mut send, &mut receive).await;
+}
+
 /// QUIC-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_reset_takes_nothing_with_it() {
@@ -129,21 +158,6 @@ async fn a_peer_that_moves_keeps_its_connection() {
     server.until(CONNECTIONS, 1.0).await;
 }
 
-/// The end of a trimmed connection says so, in go-libp2p's code.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_end_of_the_server_is_told() {
-    let mut server = Server::start(&[QUIC_ONLY]);
-    let (_endpoint, connection) = connect(&server, config(tls())).await.unwrap();
-    ping(&connection).await;
-    server.signal(rustix::process::Signal::TERM);
-    let ended = within(PROMPT, "goodbye", connection.closed()).await;
-    let quinn::ConnectionError::ApplicationClosed(close) = ended else {
-        panic!("not a goodbye: {ended}");
-    };
-    assert_eq!(close.error_code, VarInt::from_u32(0x1006));
-    assert!(server.exit().await.success());
-}
-
 /// A first datagram of a handshake.
 pub(crate) fn initial(to: SocketAddr) -> Vec<u8> {
     use quinn_proto::{Endpoint, EndpointConfig};
@@ -156,15 +170,19 @@ pub(crate) fn initial(to: SocketAddr) -> Vec<u8> {
     datagram
 }
 
-fn tls() -> rustls::ClientConfig {
-    libp2p_tls::make_client_config(&Keypair::generate_ed25519(), None).unwrap()
+pub(crate) fn tls() -> rustls::ClientConfig {
+    tls_of(&Keypair::generate_ed25519())
 }
 
-fn config(tls: rustls::ClientConfig) -> ClientConfig {
+pub(crate) fn tls_of(key: &Keypair) -> rustls::ClientConfig {
+    libp2p_tls::make_client_config(key, None).unwrap()
+}
+
+pub(crate) fn config(tls: rustls::ClientConfig) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
-async fn connect(
+pub(crate) async fn connect(
     server: &Server,
     config: ClientConfig,
 ) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
@@ -175,7 +193,7 @@ async fn connect(
     Ok((endpoint, connection))
 }
 
-fn socket(address: &Multiaddr) -> SocketAddr {
+pub(crate) fn socket(address: &Multiaddr) -> SocketAddr {
     let port = address.iter().find_map(|part| match part {
         Protocol::Udp(port) => Some(port),
         _ => None,
@@ -184,7 +202,7 @@ fn socket(address: &Multiaddr) -> SocketAddr {
 }
 
 /// One ping on a stream of its own.
-async fn ping(connection: &Connection) {
+pub(crate) async fn ping(connection: &Connection) {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     start_ping(&mut send, &mut receive).await;
 }

@@ -60,16 +60,13 @@ impl Bell {
     }
 
     /// Notes that a connection has something to do. Called once for each
-    /// connection until the loop comes to it.
-    pub(super) fn ring(&self, handle: usize) {
-        let awake = {
-            let mut state = self.state.lock();
-            state.rung.push(handle);
-            mem::replace(&mut state.awake, true)
-        };
-        if !awake {
-            self.wake();
-        }
+    /// connection until the loop comes to it. Whether the loop has to be
+    /// [woken](Self::wake), which is left to a caller who may hold a lock.
+    #[must_use]
+    pub(super) fn ring(&self, handle: usize) -> bool {
+        let mut state = self.state.lock();
+        state.rung.push(handle);
+        !mem::replace(&mut state.awake, true)
     }
 
     /// Wakes the loop for something that is in no connection's list.
@@ -101,15 +98,15 @@ mod tests {
         let count = Arc::new(Count::default());
         let bell = Bell::new();
         bell.hear(&Waker::from(Arc::clone(&count)));
-        bell.ring(1);
-        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert!(!bell.ring(1));
         assert!(!bell.may_sleep(), "somebody has something to do");
         let mut rung = Vec::new();
         bell.take(&mut rung);
         assert_eq!(rung, [1]);
         assert!(bell.may_sleep());
-        bell.ring(2);
-        bell.ring(3);
+        assert!(bell.ring(2));
+        assert!(!bell.ring(3));
+        bell.wake();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         bell.take(&mut rung);
         assert_eq!(rung, [1, 2, 3]);

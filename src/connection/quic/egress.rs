@@ -2,34 +2,28 @@
 //! around quinn's state machine and what each stream holds beside it.
 //!
 //! Another connection's circuit writes straight into its stream here; what the
-//! transport does not take waits in that stream's queue (at most
-//! [`QUEUE_MAX`]). Packets are made by the worker's loop, which is rung for it:
+//! transport does not take waits in that stream's queue. Packets are made by the worker's loop, which is rung for it:
 //! so many small writes share packets and system calls. Streams are read only
 //! as far as their credit goes, which is the back-pressure of circuits.
 
 use std::{
     mem,
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     sync::{Arc, Weak},
     time::Instant,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use quinn_proto::{
-    Connection as Transport, ConnectionError, ConnectionEvent, Dir, EndpointEvent, Event,
-    StreamEvent, Transmit, VarInt,
+    Connection as Transport, ConnectionError, ConnectionEvent, EndpointEvent, Event, Transmit,
+    VarInt,
 };
 
-use crate::connection::egress::QUEUE_MAX;
 use crate::engine::demux::StreamId;
 use crate::state::leg::{Command, Effects, StreamKey};
 
-use super::{
-    Handshake,
-    bell::Bell,
-    streams::{Half, id_of, wire},
-    windows,
-};
+use super::{Handshake, bell::Bell, held::Unread, streams::Half, windows};
 
 /// Bytes of answers waiting for one stream at which a peer asks and does not
 /// read. The longest answer, to identify or RESERVE, is 4 KiB.
@@ -44,7 +38,39 @@ pub(in crate::connection) struct QuicEgress {
     bell: Arc<Bell>,
     /// The connection's place in its worker's table.
     handle: usize,
-    pub(super) state: Mutex<State>,
+    state: Mutex<State>,
+}
+
+/// The state, locked. Whoever has rung for the connection meanwhile wakes the
+/// loop when the lock is gone.
+pub(super) struct Locked<'a> {
+    /// There until the drop.
+    state: Option<MutexGuard<'a, State>>,
+    bell: &'a Bell,
+    wakes: bool,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.state.as_ref().expect("taken in the drop only")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.state.as_mut().expect("taken in the drop only")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        drop(self.state.take());
+        if self.wakes {
+            self.bell.wake();
+        }
+    }
 }
 
 pub(super) struct State {
@@ -59,6 +85,8 @@ pub(super) struct State {
     pub(super) circuits: u32,
     /// Largest receive window that the peer has been given.
     pub(super) granted: u32,
+    /// Bytes that the transport has of them, and nobody has read.
+    pub(super) unread: Unread,
     /// Streams that are reset when what they were given has had time to leave.
     pub(super) draining: Vec<(StreamId, Instant, u32)>,
     /// Somebody has this connection on the list of what to flush.
@@ -117,6 +145,7 @@ impl QuicEgress {
                 readable: Vec::new(),
                 circuits: 0,
                 granted: windows::BASE,
+                unread: Unread::default(),
                 draining: Vec::new(),
                 touched: false,
                 rung: false,
@@ -126,17 +155,28 @@ impl QuicEgress {
         })
     }
 
+    /// Locks the state.
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked {
+            state: Some(self.state.lock()),
+            bell: &self.bell,
+            wakes: false,
+        }
+    }
+
     /// Takes in what came for this connection; tells where its peer is now.
-    pub(super) fn receive(&self, event: ConnectionEvent) -> SocketAddr {
-        let mut state = self.state.lock();
+    pub(super) fn receive(&self, event: ConnectionEvent, bytes: usize) -> SocketAddr {
+        let mut state = self.lock();
+        state.unread.came(bytes);
         state.transport.handle_event(event);
         state.transport.remote_address()
     }
 
     /// Drives the handshake. Streams are left for the first turn of a session.
     pub(super) fn handshake(&self, now: Instant) -> Handshake {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.rung = false;
+        state.unread.forget_arrived();
         if state.transport.poll_timeout().is_some_and(|due| due <= now) {
             state.transport.handle_timeout(now);
         }
@@ -159,7 +199,7 @@ impl QuicEgress {
         turn: &mut Turn,
         effects: &mut Effects,
     ) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.rung = false;
         if state.transport.poll_timeout().is_some_and(|due| due <= now) {
             state.transport.handle_timeout(now);
@@ -176,6 +216,7 @@ impl QuicEgress {
             }
         }
         state.read(read_max, turn);
+        state.count_unread(turn);
         state.offers = 0;
         if turn.commands.is_empty() {
             mem::swap(&mut turn.commands, &mut state.inbox);
@@ -194,7 +235,7 @@ impl QuicEgress {
         datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.transport.poll_transmit(now, datagrams, buffer)
     }
 
@@ -204,7 +245,7 @@ impl QuicEgress {
         &self,
         mut tell: impl FnMut(EndpointEvent) -> Option<ConnectionEvent>,
     ) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         while let Some(event) = state.transport.poll_endpoint_events() {
             let last = event.is_drained();
             if let Some(answer) = tell(event) {
@@ -219,7 +260,7 @@ impl QuicEgress {
 
     /// When the transport, or a stream that drains, has something to do.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let draining = state.draining.iter().map(|(_, due, _)| *due).min();
         [state.transport.poll_timeout(), draining]
             .into_iter()
@@ -229,20 +270,20 @@ impl QuicEgress {
 
     /// Looks at the transport.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Transport) -> T) -> T {
-        look(&self.state.lock().transport)
+        look(&self.lock().transport)
     }
 
     /// Ends a connection that is nobody's yet.
     pub(super) fn give_up(&self, now: Instant, code: VarInt) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.closed = true;
         state.transport.close(now, code, bytes::Bytes::new());
     }
 
     /// Has the loop come by.
-    pub(super) fn ring(&self, state: &mut State) {
+    pub(super) fn ring(&self, state: &mut Locked<'_>) {
         if !mem::replace(&mut state.rung, true) {
-            self.bell.ring(self.handle);
+            state.wakes |= self.bell.ring(self.handle);
         }
     }
 
@@ -257,133 +298,8 @@ impl QuicEgress {
     }
 
     /// The stream has ended in both directions: its session is to forget it.
-    pub(super) fn forget(&self, state: &mut State, stream: StreamKey) {
+    pub(super) fn forget(&self, state: &mut Locked<'_>, stream: StreamKey) {
         state.inbox.push(Command::Forget(stream));
         self.ring(state);
-    }
-}
-
-impl State {
-    fn on_stream(&mut self, event: &StreamEvent, turn: &mut Turn, effects: &mut Effects) {
-        match *event {
-            StreamEvent::Opened { dir: Dir::Bi } => {
-                while let Some(stream) = self.transport.streams().accept(Dir::Bi) {
-                    turn.items.push(Item::Opened(id_of(stream)));
-                }
-            }
-            StreamEvent::Readable { id } => self.on_readable(id, turn),
-            StreamEvent::Writable { id } => self.refill(id_of(id), effects),
-            StreamEvent::Stopped { id, error_code } => {
-                // The peer is owed a reset of what it no longer wants. It may
-                // come with the request it is about, which is still served.
-                let _ = self.transport.send_stream(id).reset(error_code);
-                self.stopped(id_of(id), effects);
-            }
-            // Unidirectional streams are never allowed, and what was finished
-            // is forgotten already.
-            StreamEvent::Opened { dir: Dir::Uni }
-            | StreamEvent::Finished { .. }
-            | StreamEvent::Available { .. } => {}
-        }
-    }
-
-    /// Something has come on a stream. Of bytes without credit nothing is said
-    /// before there is some; that the peer has given the stream up is known at
-    /// once.
-    fn on_readable(&mut self, id: quinn_proto::StreamId, turn: &mut Turn) {
-        let stream = id_of(id);
-        let held = self
-            .position(stream)
-            .is_ok_and(|index| self.streams[index].allowance == 0);
-        if held && matches!(self.transport.recv_stream(id).received_reset(), Ok(Some(_))) {
-            turn.items.push(Item::Reset(stream));
-        } else {
-            self.readable(stream);
-        }
-    }
-
-    /// Notes a stream that may have bytes, if it has the credit to read them.
-    pub(super) fn readable(&mut self, id: StreamId) {
-        if let Ok(index) = self.position(id)
-            && self.streams[index].allowance > 0
-            && !self.readable.contains(&id)
-        {
-            self.readable.push(id);
-        }
-    }
-
-    /// Reads what there is on streams with credit.
-    fn read(&mut self, read_max: usize, turn: &mut Turn) {
-        let streams = mem::take(&mut self.readable);
-        for (index, stream) in streams.iter().enumerate() {
-            if turn.read >= read_max {
-                self.readable.extend_from_slice(&streams[index..]);
-                return;
-            }
-            self.read_stream(*stream, read_max, turn);
-        }
-        if self.readable.is_empty() {
-            // The list's memory serves the next turn.
-            self.readable = streams;
-            self.readable.clear();
-        }
-    }
-
-    fn read_stream(&mut self, id: StreamId, read_max: usize, turn: &mut Turn) {
-        let Ok(index) = self.position(id) else {
-            return;
-        };
-        let half = &mut self.streams[index];
-        let mut stream = self.transport.recv_stream(wire(id));
-        let Ok(mut chunks) = stream.read(true) else {
-            return;
-        };
-        loop {
-            let room = half.allowance.min(read_max.saturating_sub(turn.read));
-            if room == 0 {
-                // Either the next turn or the next grant goes on.
-                if half.allowance > 0 {
-                    self.readable.push(id);
-                }
-                break;
-            }
-            match chunks.next(room) {
-                Ok(Some(chunk)) => {
-                    half.allowance -= chunk.bytes.len();
-                    turn.read += chunk.bytes.len();
-                    turn.items.push(Item::Data(id, chunk.bytes));
-                }
-                Ok(None) => {
-                    turn.items.push(Item::Finished(id));
-                    break;
-                }
-                Err(quinn_proto::ReadError::Reset(_)) => {
-                    turn.items.push(Item::Reset(id));
-                    break;
-                }
-                Err(quinn_proto::ReadError::Blocked) => break,
-            }
-        }
-        // That a window update is to be sent is found when packets are made.
-        let _ = chunks.finalize();
-    }
-
-    /// Resets streams whose last bytes have had time to leave.
-    fn reset_drained(&mut self, now: Instant) {
-        let mut index = 0;
-        while index < self.draining.len() {
-            let (id, due, code) = self.draining[index];
-            if due > now {
-                index += 1;
-                continue;
-            }
-            self.draining.swap_remove(index);
-            self.reset_wire(id, code);
-        }
-    }
-
-    /// Whether so much waits for the stream that no more is taken.
-    pub(super) fn queue_is_full(&self, index: usize, more: usize) -> bool {
-        self.streams[index].queue.len() + more > QUEUE_MAX
     }
 }

@@ -8,7 +8,7 @@
 use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken};
 
 use super::{
-    egress::{OFFERS_MAX, QuicEgress, State},
+    egress::{Locked, OFFERS_MAX, QuicEgress},
     streams::After,
 };
 
@@ -19,7 +19,7 @@ impl Link for QuicEgress {
         payload: &[u8],
         effects: &mut Effects,
     ) -> Result<(), Untaken> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let index = state.find(stream)?;
         state.push(index, payload, effects)?;
         self.touch(&mut state, effects);
@@ -27,7 +27,7 @@ impl Link for QuicEgress {
     }
 
     fn grant(&self, stream: StreamKey, bytes: u32, _effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return;
         };
@@ -46,7 +46,7 @@ impl Link for QuicEgress {
         upstream: Leg,
         effects: &mut Effects,
     ) -> Result<(), Gone> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let index = state.find(stream)?;
         let pushed = state.push(index, first, effects);
         pushed.map_err(|_| Gone)?;
@@ -56,7 +56,7 @@ impl Link for QuicEgress {
     }
 
     fn finish(&self, stream: StreamKey, effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return;
         };
@@ -67,7 +67,7 @@ impl Link for QuicEgress {
     }
 
     fn reset(&self, stream: StreamKey, code: u32, drain: bool, effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return;
         };
@@ -87,13 +87,13 @@ impl Link for QuicEgress {
     }
 
     fn flush(&self, _effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.touched = false;
         self.ring(&mut state);
     }
 
     fn deliver(&self, command: Command) -> Result<(), Command> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.closed {
             return Err(command);
         }
@@ -112,7 +112,7 @@ impl Link for QuicEgress {
 impl QuicEgress {
     /// Lets a stream be read further. The peer learns of it from the transport,
     /// which grants what has been read.
-    pub(super) fn pass_on(&self, state: &mut State, index: usize, bytes: u32) {
+    pub(super) fn pass_on(&self, state: &mut Locked<'_>, index: usize, bytes: u32) {
         let half = &mut state.streams[index];
         let before = half.allowance;
         half.allowance += bytes as usize;

@@ -23,13 +23,13 @@ impl Sending for QuicEgress {
 
     /// Nothing is sent before the first byte on it.
     fn open_stream(&self) -> Option<StreamKey> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let stream = state.transport.streams().open(Dir::Bi)?;
         Some(state.insert(id_of(stream)))
     }
 
     fn accept_stream(&self, id: StreamId) -> StreamKey {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let key = state.insert(id);
         windows::opened(&mut state.transport);
         // It was opened by its first bytes.
@@ -38,13 +38,13 @@ impl Sending for QuicEgress {
     }
 
     fn refuse_stream(&self, id: StreamId, code: u32, effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.reset_wire(id, code);
         self.touch(&mut state, effects);
     }
 
     fn answer(&self, stream: StreamKey, answer: &[u8], effects: &mut Effects) -> Result<(), Gone> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let index = state.find(stream)?;
         if state.streams[index].stopped {
             // Asked by somebody who does not want to hear the answer: rust-libp2p
@@ -70,7 +70,7 @@ impl Sending for QuicEgress {
     }
 
     fn attach(&self, stream: StreamKey, upstream: Leg) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return false;
         };
@@ -79,21 +79,21 @@ impl Sending for QuicEgress {
     }
 
     fn pace(&self, stream: StreamKey) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Ok(index) = state.find(stream) {
             state.streams[index].paced = true;
         }
     }
 
     fn release(&self, stream: StreamKey, bytes: u32, _effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Ok(index) = state.find(stream) {
             self.pass_on(&mut state, index, bytes);
         }
     }
 
     fn receive_closed(&self, stream: StreamKey) -> SendHalf {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return SendHalf::Ended;
         };
@@ -106,7 +106,7 @@ impl Sending for QuicEgress {
     }
 
     fn finish_own(&self, stream: StreamKey, effects: &mut Effects) -> SendHalf {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return SendHalf::Ended;
         };
@@ -120,7 +120,7 @@ impl Sending for QuicEgress {
     }
 
     fn reset_own(&self, stream: StreamKey, code: u32, effects: &mut Effects) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Ok(index) = state.find(stream) {
             state.streams[index].queue = Default::default();
             state.end(index, After::Reset(code));
@@ -134,7 +134,7 @@ impl Sending for QuicEgress {
         code: u32,
         effects: &mut Effects,
     ) -> SendHalf {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let Ok(index) = state.find(stream) else {
             return SendHalf::Ended;
         };
@@ -148,7 +148,7 @@ impl Sending for QuicEgress {
     }
 
     fn drop_stream(&self, stream: StreamKey) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Ok(index) = state.find(stream) {
             // What the peer has reset is its own direction; ours goes too.
             state.reset_wire(stream.id, 0);
@@ -158,7 +158,7 @@ impl Sending for QuicEgress {
     }
 
     fn close(&self, closed: Closed, _effects: &mut Effects) -> Vec<Command> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.closed = true;
         let code = VarInt::from_u32(closed.connection_code());
         // Does nothing if the connection has ended by itself.

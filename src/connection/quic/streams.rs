@@ -17,7 +17,11 @@ use crate::engine::demux::StreamId;
 use crate::state::leg::{Command, Effects, Gone, Leg, StreamKey, Untaken};
 use crate::wire::yamux::INITIAL_WINDOW;
 
-use super::{egress::State, windows};
+use super::{
+    egress::State,
+    held::{piece, piece_len},
+    windows,
+};
 
 /// Credit owed upstream is returned when it reaches half a window, as the other
 /// transports do.
@@ -49,6 +53,8 @@ pub(super) struct Half {
     /// The peer has ended its direction.
     pub(super) receive_closed: bool,
     pub(super) queue: Queue,
+    /// The transport has lately taken less than there was.
+    held_back: bool,
     /// Who sends what is carried here.
     pub(super) upstream: Option<Leg>,
     /// Bytes that have left and whose credit has not been returned.
@@ -81,6 +87,7 @@ impl State {
             stopped: false,
             receive_closed: false,
             queue: Queue::default(),
+            held_back: false,
             upstream: None,
             owed: 0,
             allowance: INITIAL_WINDOW as usize,
@@ -145,17 +152,24 @@ impl State {
     /// Gives the transport what it takes; bytes for a stream that its peer has
     /// stopped are as good as sent.
     fn write(&mut self, index: usize, bytes: &[u8]) -> usize {
-        let mut stream = self.transport.send_stream(wire(self.streams[index].key.id));
+        let half = &mut self.streams[index];
+        let mut stream = self.transport.send_stream(wire(half.key.id));
         let mut taken = 0;
         // Until it says that it is blocked: only then does it say when it is
         // writable again.
         while taken < bytes.len() {
-            match stream.write(&bytes[taken..]) {
-                Ok(more) => taken += more,
-                Err(WriteError::Blocked) => break,
+            let end = bytes.len().min(taken + piece_len(half.held_back, taken));
+            let mut piece = [piece(&bytes[taken..end])];
+            match stream.write_chunks(&mut piece) {
+                Ok(written) => taken += written.bytes,
+                Err(WriteError::Blocked) => {
+                    half.held_back = true;
+                    return taken;
+                }
                 Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return bytes.len(),
             }
         }
+        half.held_back = false;
         taken
     }
 

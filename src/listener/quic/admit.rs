@@ -102,6 +102,8 @@ impl Loop {
 
     fn refuse(&mut self, incoming: Incoming, socket: usize) {
         let transmit = self.endpoint.refuse(incoming, &mut self.buffer);
+        let metrics = &self.server.context.metrics.quic;
+        metrics.responded(&self.buffer[..transmit.size]);
         self.respond(socket, transmit);
     }
 

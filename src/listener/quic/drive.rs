@@ -5,6 +5,7 @@
 //! may enter is decided in `admit.rs`.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     net::UdpSocket,
     pin::{Pin, pin},
@@ -35,6 +36,10 @@ const DATAGRAMS_PER_TURN: usize = 256;
 /// Connections whose deadlines one turn looks at.
 const DEADLINES_PER_TURN: usize = 256;
 
+/// Connections that one turn looks at, twice. All that a turn's datagrams and
+/// deadlines are for; of everybody, as at the end of the server, some.
+const LOOKS_PER_TURN: usize = DATAGRAMS_PER_TURN + DEADLINES_PER_TURN;
+
 /// Sending calls that one connection may make in a turn.
 const SENDS_PER_TURN: usize = 4;
 
@@ -48,8 +53,10 @@ pub(super) struct Loop {
     pub(super) sockets: Sockets,
     pub(super) endpoint: Endpoint,
     pub(super) table: Table,
-    /// Who is to be looked at.
-    noted: Vec<usize>,
+    /// Who is to be looked at; the first of them first.
+    noted: VecDeque<usize>,
+    /// Lent to the bell.
+    rung: Vec<usize>,
     /// Who may have something to send.
     sending: Vec<usize>,
     lent: Lent,
@@ -77,7 +84,8 @@ impl Loop {
             sockets,
             endpoint,
             table: Table::default(),
-            noted: Vec::new(),
+            noted: VecDeque::new(),
+            rung: Vec::new(),
             sending: Vec::new(),
             lent: Lent::default(),
             buffer: Vec::with_capacity(SEND_MAX),
@@ -91,19 +99,21 @@ impl Loop {
         poll_fn(|task| self.poll(task, sleep.as_mut())).await;
     }
 
-    fn poll(&mut self, task: &mut TaskContext<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<()> {
+    pub(super) fn poll(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        mut sleep: Pin<&mut Sleep>,
+    ) -> Poll<()> {
         let server = Arc::clone(&self.server);
         let bell = &server.inboxes[self.worker].bell;
         bell.hear(task.waker());
         let now = clock::now();
         let mut busy = self.receive(task, now);
         busy |= self.expire(now);
-        bell.take(&mut self.noted);
         self.look(now);
         // What circuits have carried to connections of this loop leaves in the
         // same turn.
-        bell.take(&mut self.noted);
-        self.look(now);
+        busy |= self.look(now);
         busy |= self.send(task, now);
         if busy || !bell.may_sleep() {
             task.waker().wake_by_ref();
@@ -169,7 +179,7 @@ impl Loop {
         None
     }
 
-    fn on_datagram(&mut self, datagram: Datagram, now: Instant) {
+    pub(super) fn on_datagram(&mut self, datagram: Datagram, now: Instant) {
         let Datagram {
             socket,
             remote,
@@ -181,6 +191,7 @@ impl Loop {
         // has passed is the first worker's alone.
         let socket = socket.min(self.sockets.len() - 1);
         self.buffer.clear();
+        let length = bytes.len();
         let event = self
             .endpoint
             .handle(now, remote, local, ecn, bytes, &mut self.buffer);
@@ -189,14 +200,15 @@ impl Loop {
                 let Some(slot) = self.table.get_mut(handle.0) else {
                     return;
                 };
-                if slot.connection.receive(event) == remote {
+                if slot.connection.receive(event, length) == remote {
                     slot.socket = socket;
                 }
                 self.note(handle.0);
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.enter(incoming, socket, now),
             Some(DatagramEvent::Response(transmit)) => {
-                self.server.context.metrics.quic.responded();
+                let metrics = &self.server.context.metrics.quic;
+                metrics.responded(&self.buffer[..transmit.size]);
                 self.respond(socket, transmit);
             }
             None => {}
@@ -216,7 +228,7 @@ impl Loop {
         if let Some(slot) = self.table.get_mut(place)
             && !std::mem::replace(&mut slot.noted, true)
         {
-            self.noted.push(place);
+            self.noted.push_back(place);
         }
     }
 
@@ -231,10 +243,16 @@ impl Loop {
         true
     }
 
-    /// Looks at everybody who is noted.
-    fn look(&mut self, now: Instant) {
-        let mut noted = std::mem::take(&mut self.noted);
-        for place in noted.drain(..) {
+    /// Looks at those who are noted or have rung; whether there are more.
+    fn look(&mut self, now: Instant) -> bool {
+        let server = Arc::clone(&self.server);
+        server.inboxes[self.worker].bell.take(&mut self.rung);
+        self.noted.extend(self.rung.drain(..));
+        // Who is noted meanwhile has the next look.
+        for _ in 0..self.noted.len().min(LOOKS_PER_TURN) {
+            let Some(place) = self.noted.pop_front() else {
+                break;
+            };
             let Some(slot) = self.table.get_mut(place) else {
                 continue;
             };
@@ -256,9 +274,7 @@ impl Loop {
                 self.table.ends(place, || metrics.ending());
             }
         }
-        if self.noted.is_empty() {
-            self.noted = noted;
-        }
+        !self.noted.is_empty()
     }
 
     /// Sends what there is; whether there may be more although no socket is
@@ -323,6 +339,7 @@ impl Loop {
         };
         let handle = ConnectionHandle(place);
         let endpoint = &mut self.endpoint;
+        slot.connection.sent_all();
         let gone = slot
             .connection
             .tell_endpoint(|event| endpoint.handle_event(handle, event));

@@ -232,3 +232,6 @@ fn to_udp(codepoint: EcnCodepoint) -> quinn_udp::EcnCodepoint {
         EcnCodepoint::Ce => quinn_udp::EcnCodepoint::Ce,
     }
 }
+
+#[cfg(test)]
+mod tests;
