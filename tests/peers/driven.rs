@@ -70,7 +70,7 @@ where
         let mut index = 0;
         let found = tokio::time::timeout(self.patience, async {
             loop {
-                while let Some(event) = self.seen.get(index) {
+                while let Some(event) = self.so_far().get(index) {
                     if let Some(found) = pick(event) {
                         self.seen.remove(index);
                         return found;

@@ -92,8 +92,6 @@ pub(crate) struct Behaviour {
     streams: libp2p_stream::Behaviour,
 }
 
-pub(crate) type Event = SwarmEvent<BehaviourEvent>;
-
 pub(crate) struct Peer {
     driven: Driven<Behaviour>,
     streams: libp2p_stream::Control,
