@@ -268,7 +268,9 @@ fn work(
         for item in turn.items.drain(..) {
             match item {
                 Item::Opened(stream) => session.on_opened(stream, pass)?,
-                Item::Data(stream, bytes) => session.on_data(stream, &bytes, pass)?,
+                Item::Data(stream, range) => {
+                    session.on_data(stream, &turn.bytes[range], pass)?;
+                }
                 Item::Finished(stream) => session.on_finished(stream, pass),
                 Item::Reset(stream) => session.on_reset(stream, pass),
             }

@@ -9,7 +9,7 @@
 use std::{
     mem,
     net::SocketAddr,
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, Range},
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -100,7 +100,8 @@ pub(super) struct State {
 /// What came in on a stream.
 pub(in crate::connection) enum Item {
     Opened(StreamId),
-    Data(StreamId, bytes::Bytes),
+    /// Bytes of the turn's.
+    Data(StreamId, Range<usize>),
     Finished(StreamId),
     Reset(StreamId),
 }
@@ -112,8 +113,9 @@ pub(in crate::connection) struct Turn {
     pub(in crate::connection) commands: Vec<Command>,
     /// The connection has ended by itself.
     pub(in crate::connection) lost: Option<ConnectionError>,
-    /// Bytes that have been read in this turn.
-    pub(in crate::connection) read: usize,
+    /// What has been read, each stream's in one piece: datagrams are small, and
+    /// whoever carries the bytes on takes them at once.
+    pub(in crate::connection) bytes: Vec<u8>,
 }
 
 impl Turn {
@@ -122,7 +124,7 @@ impl Turn {
         self.items.clear();
         self.commands.clear();
         self.lost = None;
-        self.read = 0;
+        self.bytes.clear();
     }
 
     /// Whether nothing was found.
