@@ -13,6 +13,8 @@
     reason = "peers start their own tasks and read their own clock"
 )]
 
+#[path = "../peers/driven.rs"]
+mod driven;
 mod peer;
 mod server;
 mod wire;

@@ -1,13 +1,13 @@
-//! A peer: an unmodified rust-libp2p Swarm in a task of its own, with what it
-//! reports kept until a test asks for it.
+//! A peer: an unmodified rust-libp2p Swarm whose wire is a pipe in memory.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::Either;
-use futures::{AsyncRead, AsyncWrite, StreamExt as _};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, Transport};
 use libp2p::core::upgrade::Version;
@@ -16,10 +16,9 @@ use libp2p::multiaddr::Protocol;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, noise, ping, relay, yamux};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use crate::FOREVER;
+use crate::driven::Driven;
 use crate::server::Server;
 use crate::wire::Memory;
 
@@ -29,9 +28,6 @@ pub(crate) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
 }
-
-pub(crate) type Event = SwarmEvent<BehaviourEvent>;
-type Command = Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>;
 
 /// How a peer comes to the server.
 #[derive(Debug, Clone)]
@@ -52,12 +48,22 @@ impl Way {
 }
 
 pub(crate) struct Peer {
-    id: PeerId,
-    commands: mpsc::Sender<Command>,
-    events: mpsc::Receiver<Event>,
+    driven: Driven<Behaviour>,
     vanished: Arc<AtomicBool>,
-    /// What was reported before anybody asked for it.
-    seen: Vec<Event>,
+}
+
+impl Deref for Peer {
+    type Target = Driven<Behaviour>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.driven
+    }
+}
+
+impl DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.driven
+    }
 }
 
 impl Peer {
@@ -68,19 +74,10 @@ impl Peer {
 
     pub(crate) fn by(server: &Server, way: Way) -> Self {
         let key = Keypair::generate_ed25519();
-        let id = key.public().to_peer_id();
-        let (commands, inbox) = mpsc::channel(16);
-        let (outbox, events) = mpsc::channel(4096);
         let vanished = Arc::default();
         let swarm = swarm(server, way, &key, Arc::clone(&vanished));
-        tokio::spawn(drive(swarm, inbox, outbox));
-        Self {
-            id,
-            commands,
-            events,
-            vanished,
-            seen: Vec::new(),
-        }
+        let driven = Driven::start(swarm, FOREVER);
+        Self { driven, vanished }
     }
 
     pub(crate) async fn connected(server: &Server, host: u8) -> Self {
@@ -90,67 +87,14 @@ impl Peer {
         peer
     }
 
-    pub(crate) fn id(&self) -> PeerId {
-        self.id
-    }
-
-    pub(crate) fn dial(&self, address: Multiaddr) {
-        self.tell(move |swarm| swarm.dial(address).unwrap());
-    }
-
-    fn tell(&self, command: impl FnOnce(&mut Swarm<Behaviour>) + Send + 'static) {
-        self.commands
-            .try_send(Box::new(command))
-            .unwrap_or_else(|_| panic!("the peer is gone, or has too much to do"));
-    }
-
     /// Reserves at the server as a relay client does.
     pub(crate) async fn reserve(&mut self, server: &Server) {
-        let address = server.address().with(Protocol::P2pCircuit);
-        self.tell(move |swarm| {
-            swarm.listen_on(address).unwrap();
-        });
+        self.listen(server.address().with(Protocol::P2pCircuit));
         self.until("reserved", |event| match event {
             SwarmEvent::Behaviour(BehaviourEvent::Relay(
                 relay::client::Event::ReservationReqAccepted { .. },
             )) => Some(()),
             SwarmEvent::ListenerClosed { reason, .. } => panic!("not reserved: {reason:?}"),
-            _ => None,
-        })
-        .await;
-    }
-
-    /// Waits for an event that `pick` takes; each event is taken once.
-    pub(crate) async fn until<T>(
-        &mut self,
-        what: &str,
-        mut pick: impl FnMut(&Event) -> Option<T>,
-    ) -> T {
-        let mut index = 0;
-        let found = timeout(FOREVER, async {
-            loop {
-                while let Some(event) = self.seen.get(index) {
-                    if let Some(found) = pick(event) {
-                        self.seen.remove(index);
-                        return found;
-                    }
-                    index += 1;
-                }
-                let event = self.events.recv().await;
-                self.seen.push(event.expect("the peer's task runs"));
-            }
-        });
-        match found.await {
-            Ok(found) => found,
-            Err(_) => panic!("never {what}, but {:#?}", self.seen),
-        }
-    }
-
-    /// Waits for a connection with `peer`.
-    pub(crate) async fn until_connected(&mut self, peer: PeerId) {
-        self.until("connected", |event| match event {
-            SwarmEvent::ConnectionEstablished { peer_id, .. } if *peer_id == peer => Some(()),
-            SwarmEvent::OutgoingConnectionError { error, .. } => panic!("not connected: {error}"),
             _ => None,
         })
         .await;
@@ -169,21 +113,9 @@ impl Peer {
         .await
     }
 
-    /// Waits for the end of a connection with `peer`.
-    pub(crate) async fn until_disconnected(&mut self, peer: PeerId) {
-        self.until("disconnected", |event| match event {
-            SwarmEvent::ConnectionClosed { peer_id, .. } if *peer_id == peer => Some(()),
-            _ => None,
-        })
-        .await;
-    }
-
     /// Whether a connection with `peer` has ended so far.
     pub(crate) fn has_lost(&mut self, peer: PeerId) -> bool {
-        while let Ok(event) = self.events.try_recv() {
-            self.seen.push(event);
-        }
-        self.seen.iter().any(|event| {
+        self.so_far().iter().any(|event| {
             matches!(event, SwarmEvent::ConnectionClosed { peer_id, .. } if *peer_id == peer)
         })
     }
@@ -193,7 +125,7 @@ impl Peer {
     pub(crate) async fn observed(&mut self, server: PeerId) -> Multiaddr {
         let begun = std::time::Instant::now();
         loop {
-            while let Ok(event) = self.events.try_recv() {
+            for event in self.so_far().drain(..) {
                 if let SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                     peer_id,
                     info,
@@ -213,26 +145,6 @@ impl Peer {
     /// what it is told gets lost.
     pub(crate) fn vanish(&self) {
         self.vanished.store(true, Ordering::Relaxed);
-    }
-}
-
-async fn drive(
-    mut swarm: Swarm<Behaviour>,
-    mut inbox: mpsc::Receiver<Command>,
-    outbox: mpsc::Sender<Event>,
-) {
-    loop {
-        tokio::select! {
-            // Both are cancel-safe.
-            command = inbox.recv() => match command {
-                Some(command) => command(&mut swarm),
-                None => break,
-            },
-            event = swarm.select_next_some() => {
-                // A test that has ended, or does not look, misses nothing.
-                let _ = outbox.try_send(event);
-            }
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each test starts the real program on a free port of the loopback interface
 //! and talks to it with unmodified rust-libp2p Swarms, over yamux and over
 //! mplex where the muxer makes a difference, over TLS where the cipher does. `server` runs the program, `peer`
-//! is a Swarm, `hop` speaks the relay protocol by hand for what a Swarm would
+//! is a Swarm that `driven` drives, `hop` speaks the relay protocol by hand for what a Swarm would
 //! hide (status codes, vouchers, the bare circuit). The other modules are the
 //! tests, by what they are about.
 
@@ -62,6 +62,7 @@ macro_rules! over_muxers_and_quic {
 }
 
 mod authority;
+mod driven;
 mod hop;
 mod peer;
 mod server;

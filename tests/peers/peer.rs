@@ -1,11 +1,11 @@
-//! A peer: an unmodified rust-libp2p Swarm that has one [`Way`] to the relay, in a
-//! task of its own, with what it reports kept until a test asks for it.
+//! A peer: an unmodified rust-libp2p Swarm that has one [`Way`] to the relay.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use futures::future::Either;
-use futures::{AsyncRead, AsyncWrite, StreamExt as _};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
 use libp2p::core::upgrade::{SelectUpgrade, Version};
@@ -17,10 +17,10 @@ use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
 use libp2p::{
     Multiaddr, PeerId, Swarm, dcutr, identify, noise, ping, quic, relay, tcp, tls, yamux,
 };
-use tokio::sync::mpsc;
 
 use crate::PROMPT;
 use crate::authority;
+use crate::driven::Driven;
 use crate::server::Server;
 
 /// Streams one peer may have open, of either muxer.
@@ -92,16 +92,23 @@ pub(crate) struct Behaviour {
     streams: libp2p_stream::Behaviour,
 }
 
-pub(crate) type Event = SwarmEvent<BehaviourEvent>;
-type Command = Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>;
-
 pub(crate) struct Peer {
-    id: PeerId,
+    driven: Driven<Behaviour>,
     streams: libp2p_stream::Control,
-    commands: mpsc::Sender<Command>,
-    events: mpsc::Receiver<Event>,
-    /// What was reported before anybody asked for it.
-    seen: Vec<Event>,
+}
+
+impl Deref for Peer {
+    type Target = Driven<Behaviour>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.driven
+    }
+}
+
+impl DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.driven
+    }
 }
 
 impl Peer {
@@ -110,23 +117,10 @@ impl Peer {
     }
 
     pub(crate) fn with_key(key: &Keypair, kind: Kind, way: impl Into<Way>) -> Self {
-        let id = key.public().to_peer_id();
         let swarm = swarm(key, kind, way.into());
         let streams = swarm.behaviour().streams.new_control();
-        let (commands, inbox) = mpsc::channel(16);
-        let (outbox, events) = mpsc::channel(4096);
-        tokio::spawn(drive(swarm, inbox, outbox));
-        Self {
-            id,
-            streams,
-            commands,
-            events,
-            seen: Vec::new(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> PeerId {
-        self.id
+        let driven = Driven::start(swarm, PROMPT);
+        Self { driven, streams }
     }
 
     /// Opens and accepts streams.
@@ -134,74 +128,10 @@ impl Peer {
         self.streams.clone()
     }
 
-    /// Has something done by the Swarm.
-    pub(crate) fn tell(&self, command: impl FnOnce(&mut Swarm<Behaviour>) + Send + 'static) {
-        self.commands
-            .try_send(Box::new(command))
-            .unwrap_or_else(|_| panic!("the peer is gone, or has too much to do"));
-    }
-
-    pub(crate) fn dial(&self, address: Multiaddr) {
-        self.tell(move |swarm| swarm.dial(address).unwrap());
-    }
-
-    pub(crate) fn listen(&self, address: Multiaddr) {
-        self.tell(move |swarm| {
-            swarm.listen_on(address).unwrap();
-        });
-    }
-
-    /// Waits for an event that `pick` takes; each event is taken once.
-    pub(crate) async fn until<T>(
-        &mut self,
-        what: &str,
-        mut pick: impl FnMut(&Event) -> Option<T>,
-    ) -> T {
-        let mut index = 0;
-        let found = tokio::time::timeout(PROMPT, async {
-            loop {
-                while let Some(event) = self.seen.get(index) {
-                    if let Some(found) = pick(event) {
-                        self.seen.remove(index);
-                        return found;
-                    }
-                    index += 1;
-                }
-                let event = self.events.recv().await;
-                self.seen.push(event.expect("the peer's task runs"));
-            }
-        });
-        match found.await {
-            Ok(found) => found,
-            Err(_) => panic!("{what}: not within {PROMPT:?}, but {:#?}", self.seen),
-        }
-    }
-
     /// Connects to the server, directly.
     pub(crate) async fn connect(&mut self, server: &Server) {
         self.dial(server.address());
         self.until_connected(server.peer_id()).await;
-    }
-
-    /// Waits for a connection with `peer`; whether it is relayed.
-    pub(crate) async fn until_connected(&mut self, peer: PeerId) -> bool {
-        self.until("connected", |event| match event {
-            SwarmEvent::ConnectionEstablished {
-                peer_id, endpoint, ..
-            } if *peer_id == peer => Some(endpoint.is_relayed()),
-            SwarmEvent::OutgoingConnectionError { error, .. } => panic!("not connected: {error}"),
-            _ => None,
-        })
-        .await
-    }
-
-    /// Waits for the end of a connection with `peer`.
-    pub(crate) async fn until_disconnected(&mut self, peer: PeerId) {
-        self.until("disconnected", |event| match event {
-            SwarmEvent::ConnectionClosed { peer_id, .. } if *peer_id == peer => Some(()),
-            _ => None,
-        })
-        .await;
     }
 
     /// Waits until `peer` has answered this many pings, and not missed one.
@@ -248,26 +178,6 @@ pub(crate) async fn meet(server: &Server, way: impl Into<Way>) -> (Peer, Peer) {
     assert!(source.until_connected(target.id()).await, "directly");
     assert!(target.until_connected(source.id()).await, "directly");
     (source, target)
-}
-
-async fn drive(
-    mut swarm: Swarm<Behaviour>,
-    mut inbox: mpsc::Receiver<Command>,
-    outbox: mpsc::Sender<Event>,
-) {
-    loop {
-        tokio::select! {
-            // Both are cancel-safe.
-            command = inbox.recv() => match command {
-                Some(command) => command(&mut swarm),
-                None => break,
-            },
-            event = swarm.select_next_some() => {
-                // A test that has ended, or does not look, misses nothing.
-                let _ = outbox.try_send(event);
-            }
-        }
-    }
 }
 
 fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {

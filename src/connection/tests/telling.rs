@@ -5,13 +5,14 @@ use libp2p_identity::PeerId;
 
 use crate::{
     clock,
-    engine::demux::StreamId,
+    engine::{demux::StreamId, muxer::Muxer},
     service::identify,
     state::{addresses::Addresses, leg::Command},
     wire::{
         envelope::{Envelope, PeerRecord},
         identify::Identify,
         multistream::{self, Message},
+        relay::Status,
     },
 };
 
@@ -118,11 +119,44 @@ async fn more_pushes_than_a_peer_has_news_are_refused_by_name() {
     }
 }
 
+/// js-libp2p's mplex bears few openings in a second, and gives up a connection for
+/// one more: circuits lose none of them to a push.
+#[tokio::test]
+async fn a_push_leaves_circuits_their_openings() {
+    let _time = Stopped::clock();
+    let server = Server::new();
+    let mut target = server.connect(Muxer::Mplex).await;
+    let identified = push_as(&mut target, "js-libp2p/3.0.0");
+    target.until_finished(identified).await;
+    let reserved = target.reserve();
+    assert_eq!(target.until_status(reserved).await, Status::Ok);
+    pushed(&server, &mut target).await;
+    for expected in [Status::Ok, Status::Ok, Status::ConnectionFailed] {
+        let mut source = server.connect(Muxer::Yamux).await;
+        let stream = source.connect(target.id);
+        source.send().await;
+        if expected == Status::Ok {
+            let offered = target.until_offered().await;
+            target.accept(offered);
+            target.send().await;
+        }
+        assert_eq!(source.until_status(stream).await, expected);
+        source.leave().await;
+    }
+    target.assert_alive().await;
+    target.leave().await;
+    server.assert_clear();
+}
+
 fn push(peer: &mut Peer) -> StreamId {
+    push_as(peer, "a peer")
+}
+
+fn push_as(peer: &mut Peer, agent: &str) -> StreamId {
     let stream = peer.propose(identify::PUSH_PROTOCOL);
     let mut message = Vec::new();
     let said = Identify {
-        agent_version: Some("a peer"),
+        agent_version: Some(agent),
         ..Identify::default()
     };
     said.encode(&mut message);
