@@ -35,6 +35,7 @@ pub use host::Host;
 pub use listen_address::{FORMS, ListenAddress, Transport};
 pub use lists::AccessLists;
 pub use loaded::{ConfigError, Fault, Loaded};
+pub use private_network::read_private_key;
 pub use source::{Environment, Origin, Sources};
 pub use subject::Subject;
 pub(crate) use value::units;
@@ -64,7 +65,8 @@ schema::sections! {
     /// A network of its own: only peers that hold the same key get in.
     private_network: PrivateNetworkConfig {
         /// File with the key, as go-libp2p writes it (swarm.key). Applies to TCP
-        /// and WebSocket; QUIC cannot have it. Empty: no private network.
+        /// and WebSocket; QUIC cannot have it. Refused if it is open to everybody
+        /// (chmod o= it). Empty: no private network.
         key_file: PathBuf = PathBuf::new(),
     }
 

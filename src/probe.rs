@@ -7,21 +7,25 @@
 
 mod questions;
 mod report;
+pub mod roots;
 mod session;
 mod target;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
+use rustls::RootCertStore;
 
 use crate::clock;
+use crate::connection::carrier::CarrierError;
 use crate::engine::{
-    demux::DemuxError, muxer::Muxer, negotiate::NegotiateError, record::RecordError,
-    security::Security,
+    demux::DemuxError, muxer::Muxer, negotiate::NegotiateError, private_network::PrivateKey,
+    record::RecordError, security::Security, tls::TlsError,
 };
 use crate::identity::Identity;
-use crate::upgrade::{self, ContextError, UpgradeContext, UpgradeError};
+use crate::upgrade::{self, ContextError, UpgradeContext, UpgradeError, Web};
 use crate::wire::{
     DecodeError,
     envelope::EnvelopeError,
@@ -29,6 +33,7 @@ use crate::wire::{
 };
 
 use session::Session;
+use target::Way;
 
 pub use report::Report;
 pub use target::{Target, TargetError};
@@ -42,6 +47,11 @@ pub struct Request {
     pub muxers: Vec<Muxer>,
     /// What to propose for securing the connection.
     pub security: Security,
+    /// The key of the private network that the server is in.
+    pub private: Option<PrivateKey>,
+    /// Whose certificates are believed on secure WebSocket, in place of the
+    /// system's.
+    pub roots: Option<Arc<RootCertStore>>,
     /// Deadline over everything.
     pub timeout: Duration,
     /// Whether to ask for a reservation.
@@ -73,6 +83,12 @@ pub enum ProbeError {
     /// We cannot even begin.
     #[error("cannot prepare the handshake: {0}")]
     Context(ContextError),
+    /// Nobody's certificates are believed.
+    #[error("{0}")]
+    Roots(String),
+    /// It has a certificate that browsers would refuse.
+    #[error("certificate: {0}; --certificate-roots names whom else to believe")]
+    Certificate(rustls::Error),
     /// It is no libp2p peer, or speaks nothing that we do.
     #[error("handshake: {0}")]
     Upgrade(UpgradeError),
@@ -82,6 +98,9 @@ pub enum ProbeError {
     /// The socket failed.
     #[error("connection: {0}")]
     Io(io::Error),
+    /// The socket failed, or what lies between it and the records.
+    #[error("connection: {0}")]
+    Carrier(CarrierError),
     /// It closed the connection.
     #[error("the server closed the connection")]
     Closed,
@@ -138,19 +157,29 @@ pub enum ProbeError {
 pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeError> {
     let deadline = Deadline::after(request.timeout);
     let identity = Identity::generate();
+    let web = web(request)?;
     let socket = target::connect(&request.target, &deadline).await?;
     let remote = socket.peer_addr().map_err(ProbeError::Io)?;
 
     let mut context = UpgradeContext::offering(&identity, &[request.security], &request.muxers)
         .map_err(ProbeError::Context)?;
     context.timeout = request.timeout;
+    context.private.clone_from(&request.private);
     let begun = clock::now();
-    let upgrade = upgrade::dial(socket, &context);
+    let upgrade = async {
+        match web {
+            None => upgrade::dial(socket, &context).await,
+            Some(web) => upgrade::dial_web(socket, web, &context).await,
+        }
+    };
     let upgraded = deadline.within("handshake", upgrade).await?;
     // Of the two deadlines either may be seen first: they are the same to whoever
     // asks.
     let upgraded = upgraded.map_err(|error| match error {
         UpgradeError::Timeout(_) => deadline.passed("handshake"),
+        UpgradeError::Secure(TlsError::Refused(error @ rustls::Error::InvalidCertificate(_))) => {
+            ProbeError::Certificate(error)
+        }
         error => ProbeError::Upgrade(error),
     })?;
     let took = clock::now().saturating_duration_since(begun);
@@ -160,6 +189,7 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
     }
     report.add("address", remote);
     report.add("peer id", peer_id);
+    describe_way(request, report);
     let muxer = upgraded.muxer.name();
     let security = upgraded.security.name();
     report.add("security", security);
@@ -185,6 +215,41 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
     // nothing about that.
     let _ = deadline.within("goodbye", session.end()).await;
     Ok(())
+}
+
+/// How WebSocket is asked for, where the address says that it is.
+fn web(request: &Request) -> Result<Option<Web>, ProbeError> {
+    let secure = match &request.target.way {
+        Way::Tcp => return Ok(None),
+        Way::WebSocket => None,
+        Way::SecureWebSocket(name) => {
+            let roots = match &request.roots {
+                Some(roots) => Arc::clone(roots),
+                None => roots::of_system().map_err(ProbeError::Roots)?,
+            };
+            Some((roots::client_config(roots), name.clone()))
+        }
+    };
+    let host = request.target.authority();
+    Ok(Some(Web { host, secure }))
+}
+
+/// What lies under the handshake.
+fn describe_way(request: &Request, report: &mut Report) {
+    match &request.target.way {
+        Way::Tcp => report.add("transport", "tcp"),
+        Way::WebSocket => report.add("transport", "websocket"),
+        Way::SecureWebSocket(name) => {
+            let name = name.to_str();
+            report.add(
+                "transport",
+                format_args!("secure websocket, with a valid certificate for {name}"),
+            );
+        }
+    }
+    if let Some(key) = &request.private {
+        report.add("network", format_args!("private, {}", key.fingerprint()));
+    }
 }
 
 /// The one deadline over all steps.

@@ -19,7 +19,8 @@ mod websocket;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::{PeerId, PublicKey};
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
@@ -91,6 +92,15 @@ impl UpgradeContext {
             secure: None,
         })
     }
+}
+
+/// How a server that takes WebSocket is asked for it.
+#[derive(Debug)]
+pub struct Web {
+    /// Host and port, as they stand in a URL.
+    pub host: String,
+    /// Of secure WebSocket: whose certificates are believed, and whose is wanted.
+    pub secure: Option<(ClientConfig, ServerName<'static>)>,
 }
 
 /// Why a process cannot upgrade connections at all.
@@ -231,22 +241,21 @@ pub async fn dial(
     dial_on(socket, context).await
 }
 
-/// As [`dial`], to a server that takes WebSocket at `host`, as it stands in a
-/// URL.
+/// As [`dial`], to a server that takes WebSocket.
 ///
 /// # Errors
 /// [`UpgradeError`]; the socket is closed.
 pub async fn dial_web(
     socket: TcpStream,
-    host: &str,
+    web: Web,
     context: &UpgradeContext,
 ) -> Result<Upgraded<TcpStream>, UpgradeError> {
-    dial_web_on(socket, host, context).await
+    dial_web_on(socket, web, context).await
 }
 
 async fn dial_web_on<S>(
     socket: S,
-    host: &str,
+    web: Web,
     context: &UpgradeContext,
 ) -> Result<Upgraded<S>, UpgradeError>
 where
@@ -256,9 +265,16 @@ where
     let handshake = Handshake::initiator(&context.local, &mut opening)?;
     let mut line = Line::new(socket);
     let steps = async {
-        websocket::connect(&mut line, host).await?;
+        let entrance = match web.secure {
+            None => Entrance::WebSocket,
+            Some((config, name)) => {
+                secure::connect(&mut line, config, name).await?;
+                Entrance::Secure
+            }
+        };
+        websocket::connect(&mut line, &web.host).await?;
         let mut upgraded = steps(line, context, Side::Dialer, handshake, &opening).await?;
-        upgraded.entrance = Entrance::WebSocket;
+        upgraded.entrance = entrance;
         Ok(upgraded)
     };
     let timed = tokio::time::timeout(context.timeout, steps).await;

@@ -43,7 +43,14 @@ const TOP: [(&str, &[&str]); 3] = [
     (
         "probe",
         &[
-            "upgrade", "service", "wire", "engine", "clock", "config", "identity",
+            "upgrade",
+            "connection",
+            "service",
+            "wire",
+            "engine",
+            "clock",
+            "config",
+            "identity",
         ],
     ),
     (

@@ -5,9 +5,11 @@
 #![expect(clippy::print_stderr, reason = "a failed test shows the server's log")]
 #![expect(clippy::disallowed_methods, reason = "a test reads its own clock")]
 
+use std::fs::Permissions;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +19,12 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
 use tempfile::TempDir;
+
+use crate::authority::Files;
+
+#[path = "peers/authority.rs"]
+#[allow(dead_code, reason = "the peers need more of it")]
+mod authority;
 
 /// Somebody, but none of the servers here.
 const STRANGER: &str = "12D3KooWE3yrnArMc62ofC6SeJE4ozeVmiDqPv6YMKTLhH7YSv3p";
@@ -190,6 +198,86 @@ fn a_server_is_described_over_tls() {
     let noise_only = Server::start(&[r#"listen.security=["noise"]"#]);
     let (_, wrong) = failed(&[noise_only.bare_address(), "--security", "tls"]);
     assert!(wrong.starts_with("handshake: "), "{wrong}");
+}
+
+#[test]
+fn each_kind_of_websocket_is_a_way_in() {
+    let web = Server::start(&[r#"listen.addresses=["/ip4/127.0.0.1/tcp/0/ws"]"#]);
+    let text = answered(&[&web.address, "--reserve"]);
+    assert_eq!(one(&text, "peer id"), web.peer_id);
+    assert_eq!(one(&text, "transport"), "websocket");
+    assert_eq!(one(&text, "status"), "OK (100)");
+
+    let files = Files::issue(&["relay.example"], 2040);
+    let roots = files.authority().display().to_string();
+    let [chain, key] = files.settings();
+    let listen = r#"listen.addresses=["/ip4/127.0.0.1/tcp/0/tls/sni/relay.example/ws"]"#;
+    let secure = Server::start(&[listen, &chain, &key]);
+    for security in ["noise", "tls"] {
+        let text = answered(&[
+            &secure.address,
+            "--security",
+            security,
+            "--reserve",
+            "--certificate-roots",
+            &roots,
+        ]);
+        let transport = "secure websocket, with a valid certificate for relay.example";
+        assert_eq!(one(&text, "transport"), transport);
+        assert_eq!(one(&text, "status"), "OK (100)");
+    }
+
+    // As a browser would: who goes by another name is not believed.
+    let other = secure.address.replace("relay.example", "other.example");
+    let (_, wrong) = failed(&[&other, "--certificate-roots", &roots]);
+    assert!(wrong.starts_with("certificate: invalid peer"), "{wrong}");
+    // Nor is one whom nobody vouches for who is believed here.
+    let (_, wrong) = failed(&[&secure.address, "--certificate-roots", chain_of(&chain)]);
+    assert!(wrong.starts_with("certificate: invalid peer"), "{wrong}");
+    let (_, wrong) = failed(&[
+        &web.bare_address().replace("/ws", "/tls/ws"),
+        "--certificate-roots",
+        &roots,
+    ]);
+    assert!(wrong.starts_with("handshake: "), "{wrong}");
+}
+
+/// The file in a setting.
+fn chain_of(setting: &str) -> &str {
+    setting.split_once('=').unwrap().1
+}
+
+#[test]
+fn a_member_of_a_private_network_is_asked_by_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, theirs] = ["6a", "6b"].map(|byte| {
+        let file = directory.path().join(byte);
+        let text = format!("/key/swarm/psk/1.0.0/\n/base16/\n{}\n", byte.repeat(32));
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        file.display().to_string()
+    });
+    let network = format!("private_network.key_file={ours}");
+    for what in ["", "/ws"] {
+        let listen = format!(r#"listen.addresses=["/ip4/127.0.0.1/tcp/0{what}"]"#);
+        let server = Server::start(&[&listen, &network]);
+        let text = answered(&[&server.address, "--reserve", "--private-network", &ours]);
+        assert_eq!(one(&text, "peer id"), server.peer_id);
+        assert!(one(&text, "network").starts_with("private, "));
+        assert_eq!(one(&text, "status"), "OK (100)");
+        let quickly = ["--timeout", "3s"];
+        let others: [&[&str]; 2] = [&[], &["--private-network", &theirs]];
+        for other in others {
+            let arguments = [&[&*server.address], &quickly[..], other].concat();
+            let (found, _) = failed(&arguments);
+            assert_eq!(found, "");
+        }
+    }
+    fs::set_permissions(&ours, Permissions::from_mode(0o644)).unwrap();
+    let output = probe(&["/ip4/127.0.0.1/tcp/1", "--private-network", &ours]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("is open to everybody: chmod o= it"), "{said}");
 }
 
 #[test]

@@ -28,6 +28,17 @@ pub struct ListedAddresses {
     pub peer_id: String,
     /// All of them, in the order in which they are told.
     pub addresses: Vec<ShownAddress>,
+    /// Addresses of interfaces that are not looked at, as there are too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_looked_at: usize,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// One address.
@@ -57,6 +68,7 @@ impl ListedAddresses {
         Self {
             peer_id: addresses.us().to_string(),
             addresses: addresses.entries().iter().map(ShownAddress::of).collect(),
+            not_looked_at: addresses.left_out().not_looked_at,
         }
     }
 }

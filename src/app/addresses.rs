@@ -3,19 +3,21 @@
 //!
 //! Three loops in one task: one watches the sources, one makes the answer anew when they
 //! come to something else, one walks over the connections and has each push it.
-//! Bounded: changes are gathered, the walk is paced, and two walks are apart.
+//! Bounded: changes are gathered, the walk is paced and yields, and two walks are
+//! apart. The kernel is asked off this thread.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, sleep};
 
 use crate::clock;
 use crate::connection::Context;
 use crate::service::identify::PUSH_PROTOCOL;
-use crate::state::addresses::{Addresses, Reach, Told};
+use crate::state::addresses::{Addresses, InterfaceAddress, LeftOut, Reach, Told};
 use crate::state::leg::Command;
 
 use super::interfaces::{self, Watch};
@@ -26,6 +28,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// How often votes are counted.
 const REVIEW_EVERY: Duration = Duration::from_secs(5);
+
+/// Peers looked at in a walk before others on this thread get their turn.
+const LOOK_MAX: usize = 256;
 
 /// Every so many reviews the interfaces are listed, should a change have been
 /// missed.
@@ -55,6 +60,24 @@ pub(super) fn read_interfaces(addresses: &Addresses) {
     }
 }
 
+/// Says once that there are more addresses than peers are told; again only after
+/// there was room for all.
+fn tell_left_out(left_out: LeftOut, told: &mut bool) {
+    let LeftOut {
+        no_room,
+        not_looked_at,
+    } = left_out;
+    let any = left_out != LeftOut::default();
+    if any && !*told {
+        tracing::warn!(
+            no_room,
+            not_looked_at,
+            "peers are not told all addresses of this host: `waystation addresses` shows which, announce.addresses chooses"
+        );
+    }
+    *told = any;
+}
+
 /// Keeps peers up to date, of whom those that ask were `told` this so far, until
 /// it is dropped.
 pub(super) async fn keep(context: Arc<Context>, told: Arc<Told>) {
@@ -69,7 +92,9 @@ async fn watch_sources(addresses: &Addresses) {
     let mut ticks = tokio::time::interval(REVIEW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut until_listed = LIST_EVERY;
+    let mut left_out_told = false;
     loop {
+        tell_left_out(addresses.left_out(), &mut left_out_told);
         tokio::select! {
             // Both are cancel-safe.
             changed = next_change(watch.as_ref()) => {
@@ -78,14 +103,14 @@ async fn watch_sources(addresses: &Addresses) {
                     watch = None;
                 }
                 sleep(SETTLE).await;
-                list_again(addresses);
+                list_again(addresses).await;
             }
             _ = ticks.tick() => {
                 addresses.review(clock::now());
                 until_listed = until_listed.saturating_sub(1);
                 if until_listed == 0 && addresses.needs_interfaces() {
                     until_listed = LIST_EVERY;
-                    list_again(addresses);
+                    list_again(addresses).await;
                 }
             }
         }
@@ -111,14 +136,21 @@ async fn next_change(watch: Option<&Watch>) -> io::Result<()> {
     }
 }
 
-fn list_again(addresses: &Addresses) {
-    match interfaces::list() {
+async fn list_again(addresses: &Addresses) {
+    match list_elsewhere().await {
         Ok(listed) => {
             addresses.set_interfaces(listed);
         }
         // What was listed last stays.
         Err(error) => tracing::warn!(%error, "cannot list this host's addresses"),
     }
+}
+
+/// The kernel may take its time, which signals and others here have not.
+async fn list_elsewhere() -> io::Result<Vec<InterfaceAddress>> {
+    tokio::task::spawn_blocking(interfaces::list)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Makes identify's answer anew whenever our addresses have changed, and tells
@@ -168,12 +200,16 @@ async fn push(context: &Context, mut walk: watch::Receiver<Arc<Told>>) {
 /// Asks the newest connection of each peer whose reach is `stale` and that
 /// takes pushes. Who connects meanwhile asks, and hears the new.
 async fn walk_once(context: &Context, stale: [bool; 3]) -> usize {
-    let mut told = 0;
+    let (mut told, mut looked_at) = (0, 0);
     for stripe in 0..context.connections.stripes() {
         let links = context
             .connections
             .newest_in(stripe, |address| stale[Reach::of(address) as usize]);
         for (peer, link) in links {
+            looked_at += 1;
+            if looked_at % LOOK_MAX == 0 {
+                yield_now().await;
+            }
             let takes = context.peerstore.speaks(&peer, PUSH_PROTOCOL);
             // One that has ended, or has all the commands it holds, is left out.
             if !takes || link.deliver(Command::Push).is_err() {
@@ -184,6 +220,8 @@ async fn walk_once(context: &Context, stale: [bool; 3]) -> usize {
                 sleep(BETWEEN_LOTS).await;
             }
         }
+        // A stripe may have nobody who is picked, and costs as much.
+        yield_now().await;
     }
     told
 }

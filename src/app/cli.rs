@@ -8,21 +8,16 @@
 mod access;
 mod addresses;
 mod client;
+mod probe;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::units::parse_duration;
 use crate::config::{Config, ConfigError, Environment, Loaded, Sources};
-use crate::engine::muxer::Muxer;
-use crate::engine::security::Security;
 use crate::identity::{Identity, IdentityError, KeyFile, KeyType, NewKey};
-use crate::probe::{self, Report, Request, Target};
 use crate::state::access::Verdict;
 
 /// Key that errors about the key file name.
@@ -90,39 +85,7 @@ enum Command {
     Dnsaddr(addresses::Dnsaddr),
     /// Dial a server as a peer would, and show what it answers: who it is, what
     /// it offers, how fast. Exit code 1 if it does not answer as it should.
-    Probe(Probe),
-}
-
-#[derive(Debug, Args)]
-struct Probe {
-    /// Where the server is, for example /dns4/relay.example.net/tcp/4001. With
-    /// /p2p/PEER-ID behind it, nobody else will do.
-    #[arg(value_name = "MULTIADDR")]
-    target: Target,
-    /// Offer this muxer only, in place of both.
-    #[arg(long, value_enum)]
-    muxer: Option<MuxerName>,
-    /// What to secure the connection with.
-    #[arg(long, value_enum, default_value = "noise")]
-    security: SecurityName,
-    /// Time for all of it.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
-    timeout: Duration,
-    /// Also make a reservation, which ends with the probe.
-    #[arg(long)]
-    reserve: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum MuxerName {
-    Yamux,
-    Mplex,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SecurityName {
-    Noise,
-    Tls,
+    Probe(probe::Dial),
 }
 
 #[derive(Debug, Subcommand)]
@@ -284,42 +247,6 @@ impl IdentityCommand {
             }
         }
     }
-}
-
-impl Probe {
-    fn execute(self) -> anyhow::Result<()> {
-        let name = self.target.to_string();
-        let request = Request {
-            target: self.target,
-            muxers: match self.muxer {
-                None => Muxer::ALL.to_vec(),
-                Some(MuxerName::Yamux) => vec![Muxer::Yamux],
-                Some(MuxerName::Mplex) => vec![Muxer::Mplex],
-            },
-            security: match self.security {
-                SecurityName::Noise => Security::Noise,
-                SecurityName::Tls => Security::Tls,
-            },
-            timeout: self.timeout,
-            reserve: self.reserve,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let mut report = Report::default();
-        let outcome = runtime.block_on(probe::run(&request, &mut report));
-        // A name that does not resolve in time is looked up by a thread that
-        // nobody waits for.
-        runtime.shutdown_background();
-        print(&report.to_string())?;
-        outcome.context(name)
-    }
-}
-
-fn timeout(text: &str) -> Result<Duration, &'static str> {
-    parse_duration(text)
-        .filter(|timeout| !timeout.is_zero())
-        .ok_or("expected a duration above zero, for example 10s or 500ms")
 }
 
 /// Everything that a start would look at before it opens a socket, without

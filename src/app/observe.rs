@@ -28,9 +28,12 @@ pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &A
             .set_usage(known.peers, known.addresses, known.bytes, known.changed);
         let addresses = &context.relay.addresses;
         let announced = addresses.told().all().len();
-        metrics
-            .identify
-            .set_addresses(announced, addresses.observed_count());
+        let left_out = addresses.left_out();
+        metrics.identify.set_addresses(
+            announced,
+            addresses.observed_count(),
+            left_out.no_room + left_out.not_looked_at,
+        );
         let (reservations, circuits) = (&context.relay.reservations, &context.relay.circuits);
         let usage = limits.usage();
         let [streams, ping, identify, push, hop] = context.streams.usage();

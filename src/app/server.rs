@@ -211,7 +211,7 @@ impl Server {
 
     /// The addresses to hand out, each ending in our peer id.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        self.told.all()
+        self.told.all().to_vec()
     }
 
     /// Where the admin server listens.

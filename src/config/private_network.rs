@@ -32,13 +32,17 @@ impl Loaded {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        read(path)
+        read_private_key(path)
             .map(Some)
             .map_err(|reason| self.refuse(KEY, &reason))
     }
 }
 
-fn read(path: &Path) -> Result<PrivateKey, String> {
+/// The key in a file.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_private_key(path: &Path) -> Result<PrivateKey, String> {
     let fault = |error: io::Error| format!("cannot be read: {error}");
     // Looked at first, because opening a named pipe waits for its writer.
     let metadata = fs::metadata(path).map_err(fault)?;

@@ -75,6 +75,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
     }
 
+    /// A socket with the layers that an upgrade has left.
+    pub fn resumed(socket: S, layers: Layers) -> Self {
+        Self {
+            layers,
+            ..Self::new(socket)
+        }
+    }
+
     /// Adds a layer on top of those that are there. `behind` was read behind
     /// the exchange that agreed on it, and is decoded by it.
     ///

@@ -83,7 +83,8 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Counts one more; whether the peer bears it. Keeps to half of what the
-    /// peer allows, whose seconds do not begin when ours do.
+    /// peer allows, whose seconds do not begin when ours do. Of its five that
+    /// leaves one, for a push: those come seconds apart.
     fn bears(&mut self, now: Instant) -> bool {
         let same = self
             .since
@@ -123,11 +124,10 @@ impl<E: Sending> Session<E> {
         self.send(stream, pass);
     }
 
-    /// Tells the peer anew who we are, if it takes pushes. One that bears no
-    /// more streams now is left with what it knows: it is told with the next
-    /// change, or with its next reservation.
+    /// Tells the peer anew who we are, if it takes pushes. That takes no opening
+    /// from a circuit: see [`Pace`].
     pub(super) fn push_identity(&mut self, pass: &mut Pass<'_>) {
-        if self.going_away || !self.bears_opening(pass.now) {
+        if self.going_away {
             return;
         }
         pass.output.clear();

@@ -88,15 +88,27 @@ impl TlsHandshake {
         Ok(Self::new(Side::Server(Box::new(connection)), secrets))
     }
 
-    /// Appends the hello to `output`. No name is sent.
+    /// Appends the hello to a peer to `output`. No name is sent.
     ///
     /// # Errors
     /// [`TlsError::Refused`] if the configuration is of no use.
     pub fn client(mut config: ClientConfig, output: &mut Vec<u8>) -> Result<Self, TlsError> {
-        let secrets = Arc::new(Secrets::default());
-        config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         config.enable_sni = false;
         let name = ServerName::try_from("peer.invalid").map_err(|_| TlsError::Ended)?;
+        Self::client_of(config, name, output)
+    }
+
+    /// Appends the hello to the server of this name to `output`.
+    ///
+    /// # Errors
+    /// [`TlsError::Refused`] if the configuration is of no use.
+    pub fn client_of(
+        mut config: ClientConfig,
+        name: ServerName<'static>,
+        output: &mut Vec<u8>,
+    ) -> Result<Self, TlsError> {
+        let secrets = Arc::new(Secrets::default());
+        config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         let connection = UnbufferedClientConnection::new(Arc::new(config), name)?;
         let mut handshake = Self::new(Side::Client(Box::new(connection)), secrets);
         handshake.run(&mut [], output)?;

@@ -76,20 +76,14 @@ impl Admission {
     /// # Errors
     /// Why it has to be closed.
     fn accepted(&self, remote: SocketAddr) -> Result<(SocketPermit, bool), AcceptEvent> {
-        let denied = self.access.at_accept(remote.ip());
-        let standing = denied.map_err(|denied| {
-            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
-            AcceptEvent::Denied
-        })?;
-        let now = clock::now();
-        let proxied = self
-            .proxies
-            .iter()
-            .any(|range| range.contains(&remote.ip()));
+        let ip = remote.ip();
+        let proxied = self.proxies.iter().any(|range| range.contains(&ip));
         let admitted = if proxied {
+            // The operator's rules are about whom it forwards, as the limits are.
             self.limits.admit_unplaced()
         } else {
-            self.limits.admit(remote, standing.uncapped, now)
+            let uncapped = self.allowed(remote)?;
+            self.limits.admit(remote, uncapped, clock::now())
         };
         admitted
             .map(|permit| (permit, proxied))
@@ -106,14 +100,21 @@ impl Admission {
         permit: SocketPermit,
         remote: SocketAddr,
     ) -> Result<SocketPermit, AcceptEvent> {
-        let denied = self.access.at_accept(remote.ip());
-        let standing = denied.map_err(|denied| {
-            debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
-            AcceptEvent::Denied
-        })?;
+        let uncapped = self.allowed(remote)?;
         permit
-            .place(remote, standing.uncapped, clock::now())
+            .place(remote, uncapped, clock::now())
             .map_err(|refusal| refused(remote, refusal))
+    }
+
+    /// Asks the operator's rules; whether they spare it the limits.
+    fn allowed(&self, remote: SocketAddr) -> Result<bool, AcceptEvent> {
+        let standing = self.access.at_accept(remote.ip());
+        standing
+            .map(|standing| standing.uncapped)
+            .map_err(|denied| {
+                debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
+                AcceptEvent::Denied
+            })
     }
 }
 

@@ -18,6 +18,7 @@ pub struct IdentifyMetrics {
     agents: IntGauge,
     announced: IntGauge,
     observed: IntGauge,
+    left_out: IntGauge,
 }
 
 impl IdentifyMetrics {
@@ -55,6 +56,10 @@ impl IdentifyMetrics {
                 "waystation_identify_observed_addresses",
                 "Addresses that peers say they see us under, believed or not (at most 64).",
             ),
+            left_out: declare.gauge(
+                "waystation_identify_left_out_addresses",
+                "Addresses of ours that nobody is told because there are too many.",
+            ),
         }
     }
 
@@ -82,10 +87,12 @@ impl IdentifyMetrics {
         self.failed.inc();
     }
 
-    /// How many addresses peers are told, and how many they see us under.
-    pub fn set_addresses(&self, announced: usize, observed: usize) {
+    /// How many addresses peers are told, how many they see us under, and how
+    /// many are too many to be told.
+    pub fn set_addresses(&self, announced: usize, observed: usize, left_out: usize) {
         self.announced.set(gauge_value(announced));
         self.observed.set(gauge_value(observed));
+        self.left_out.set(gauge_value(left_out));
     }
 
     /// Sizes of the tables of interned protocol lists and agent versions.

@@ -7,10 +7,13 @@
 //! Streams that the server opens are left unanswered, since a probe serves
 //! nothing; refused, they would stop rust-libp2p from answering our pings.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::future::poll_fn;
+
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::ProbeError;
+use crate::connection::carrier::Carrier;
 use crate::engine::{
     batch::Batch,
     demux::{Demux, Event, Side, StreamId},
@@ -27,12 +30,12 @@ const READ_MAX: usize = 16 * 1024;
 
 /// An upgraded connection from the dialer's side.
 pub(super) struct Session {
-    socket: TcpStream,
+    carrier: Carrier<TcpStream>,
     muxer: Muxer,
     seal: SealKey,
     open: OpenKey,
     demux: Demux,
-    /// Bytes from the socket that are not a whole record yet.
+    /// Bytes from the carrier that are not a whole record yet.
     sealed: Vec<u8>,
     batch: Batch,
     opened: u32,
@@ -52,7 +55,7 @@ impl Session {
     /// Starts with what came glued to the handshake.
     pub(super) fn begin(upgraded: Upgraded<TcpStream>) -> Result<Self, ProbeError> {
         let mut session = Self {
-            socket: upgraded.socket,
+            carrier: Carrier::resumed(upgraded.socket, upgraded.layers),
             muxer: upgraded.muxer,
             batch: Batch::framed(upgraded.seal.framing()),
             seal: upgraded.seal,
@@ -128,12 +131,13 @@ impl Session {
         if let Some(stream) = self.stream.as_ref().filter(|stream| stream.ended) {
             return Err(ProbeError::StreamEnded(stream.protocol));
         }
-        self.sealed.reserve(READ_MAX);
-        let mut socket = (&mut self.socket).take(READ_MAX as u64);
-        let read = socket.read_buf(&mut self.sealed).await;
-        if read.map_err(ProbeError::Io)? == 0 {
+        let mut buffer = vec![0; READ_MAX + self.carrier.kept()];
+        let read = poll_fn(|cx| self.carrier.poll_receive(cx, &mut buffer)).await;
+        let read = read.map_err(ProbeError::Carrier)?;
+        if read == 0 {
             return Err(ProbeError::Closed);
         }
+        self.sealed.extend_from_slice(&buffer[..read]);
         self.records()?;
         self.flush().await
     }
@@ -151,7 +155,8 @@ impl Session {
         frames::go_away(self.muxer, GoAwayCode::Normal, &mut self.batch);
         self.batch.close(Alert::CLOSE_NOTIFY);
         self.flush().await?;
-        self.socket.shutdown().await.map_err(ProbeError::Io)
+        let (mut socket, _) = self.carrier.into_parts();
+        socket.shutdown().await.map_err(ProbeError::Io)
     }
 
     /// Sends what was gathered as one write.
@@ -161,7 +166,10 @@ impl Session {
         }
         let batch = self.batch.take();
         let (bytes, _) = batch.seal(&mut self.seal).map_err(ProbeError::Record)?;
-        self.socket.write_all(&bytes).await.map_err(ProbeError::Io)
+        self.carrier.enqueue(&bytes).map_err(ProbeError::Carrier)?;
+        poll_fn(|cx| self.carrier.poll_flush(cx))
+            .await
+            .map_err(ProbeError::Io)
     }
 
     /// Opens every whole record that is here.

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
 
 use super::{Deadline, ProbeError};
@@ -18,13 +19,23 @@ use super::{Deadline, ProbeError};
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// A server's TCP address, and who is expected there.
+/// A server's TCP address, what is spoken there, and who is expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     address: Multiaddr,
     host: Host,
     port: u16,
+    pub(super) way: Way,
     pub(super) peer_id: Option<PeerId>,
+}
+
+/// What is spoken in front of the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    Tcp,
+    WebSocket,
+    /// With the name that a certificate has to have.
+    SecureWebSocket(ServerName<'static>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +59,17 @@ pub enum TargetError {
     #[error("not a multiaddr: {0}")]
     Syntax(String),
     /// A multiaddr of another kind.
-    #[error("expected /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp/PORT, and perhaps /p2p/PEER-ID")]
+    #[error(
+        "expected /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp/PORT, then perhaps /ws, /tls/ws or \
+         /tls/sni/NAME/ws, and perhaps /p2p/PEER-ID"
+    )]
     Unsupported,
+    /// We have no QUIC client.
+    #[error("a probe cannot dial QUIC: dial the server's TCP or WebSocket address")]
+    Quic,
+    /// No certificate has such a name.
+    #[error("{0} is no name that a certificate can have")]
+    Name(String),
 }
 
 impl FromStr for Target {
@@ -68,17 +88,64 @@ impl FromStr for Target {
             Some(Protocol::Dns6(name)) => Host::Name(name.into_owned(), Family::V6),
             _ => return Err(TargetError::Unsupported),
         };
-        let (port, peer_id) = match (parts.next(), parts.next(), parts.next()) {
-            (Some(Protocol::Tcp(port)), None, None) => (port, None),
-            (Some(Protocol::Tcp(port)), Some(Protocol::P2p(id)), None) => (port, Some(id)),
+        let port = match parts.next() {
+            Some(Protocol::Tcp(port)) => port,
+            Some(Protocol::Udp(_)) if address.iter().any(|part| part == Protocol::QuicV1) => {
+                return Err(TargetError::Quic);
+            }
+            _ => return Err(TargetError::Unsupported),
+        };
+        let mut rest: Vec<Protocol<'_>> = parts.collect();
+        let peer_id = match rest.last() {
+            Some(Protocol::P2p(id)) => Some(*id),
+            _ => None,
+        };
+        if peer_id.is_some() {
+            rest.pop();
+        }
+        let way = match &rest[..] {
+            [] => Way::Tcp,
+            [Protocol::Ws(_)] => Way::WebSocket,
+            [Protocol::Wss(_)] | [Protocol::Tls, Protocol::Ws(_)] => secure(&host.to_string())?,
+            [Protocol::Tls, Protocol::Sni(name), Protocol::Ws(_)] => secure(name)?,
             _ => return Err(TargetError::Unsupported),
         };
         Ok(Self {
             host,
             port,
+            way,
             peer_id,
             address,
         })
+    }
+}
+
+fn secure(name: &str) -> Result<Way, TargetError> {
+    ServerName::try_from(name.trim_end_matches('.').to_owned())
+        .map(Way::SecureWebSocket)
+        .map_err(|_| TargetError::Name(name.to_owned()))
+}
+
+impl Target {
+    /// Host and port, as a URL has them.
+    pub(super) fn authority(&self) -> String {
+        let port = self.port;
+        match (&self.way, &self.host) {
+            (Way::SecureWebSocket(ServerName::DnsName(name)), _) => {
+                format!("{}:{port}", name.as_ref())
+            }
+            (_, Host::Ip(ip)) => SocketAddr::new(*ip, port).to_string(),
+            (_, Host::Name(name, _)) => format!("{name}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name, _) => f.write_str(name),
+        }
     }
 }
 
@@ -181,13 +248,45 @@ mod tests {
         }
         for text in [
             "/ip4/192.0.2.1",
-            "/ip4/192.0.2.1/udp/4001/quic-v1",
-            "/ip4/192.0.2.1/tcp/4001/ws",
+            "/ip4/192.0.2.1/udp/4001",
+            "/ip4/192.0.2.1/tcp/4001/tls",
+            "/ip4/192.0.2.1/tcp/4001/ws/ws",
             "/tcp/4001",
             &format!("/p2p/{PEER}"),
             &format!("/ip4/192.0.2.1/tcp/4001/p2p/{PEER}/p2p-circuit"),
         ] {
             assert_eq!(read(text), TargetError::Unsupported, "{text}");
+        }
+        let quic = "/ip4/192.0.2.1/udp/4001/quic-v1";
+        assert_eq!(read(quic), TargetError::Quic);
+        let nameless = "/dns4/a..b/tcp/443/tls/ws";
+        assert_eq!(read(nameless), TargetError::Name("a..b".to_owned()));
+    }
+
+    #[test]
+    fn each_kind_of_websocket_is_asked_for_under_the_right_name() {
+        for (text, name, authority) in [
+            ("/ip6/::1/tcp/80/ws", None, "[::1]:80"),
+            ("/dns4/a.example/tcp/80/ws", None, "a.example:80"),
+            (
+                "/dns4/a.example/tcp/443/tls/ws",
+                Some("a.example"),
+                "a.example:443",
+            ),
+            (
+                "/ip4/192.0.2.1/tcp/443/wss",
+                Some("192.0.2.1"),
+                "192.0.2.1:443",
+            ),
+            (
+                "/ip4/192.0.2.1/tcp/443/tls/sni/a.example/ws",
+                Some("a.example"),
+                "a.example:443",
+            ),
+        ] {
+            let target: Target = text.parse().unwrap();
+            let way = name.map_or(Way::WebSocket, |name| secure(name).unwrap());
+            assert_eq!((target.way.clone(), &*target.authority()), (way, authority));
         }
     }
 }

@@ -3,9 +3,10 @@
 //! What the operator configured replaces what we listen on, the addresses of the
 //! interfaces for an unspecified one, and what enough peers see us under
 //! ([`votes`]). A peer is told what reaches it ([`judge`]); that is made anew when
-//! a source changes. Bounded by this host's interfaces and by votes.
+//! a source changes. Bounded by what one message holds ([`rank`]), and by votes.
 
 mod judge;
+mod rank;
 mod reach;
 mod votes;
 
@@ -51,6 +52,19 @@ pub struct Addresses {
 struct Sources {
     interfaces: Vec<InterfaceAddress>,
     votes: Votes,
+    /// Addresses of interfaces that are not looked at.
+    not_looked_at: usize,
+    /// Addresses that are not told for want of room.
+    no_room: usize,
+}
+
+/// How many addresses nobody is told because there are too many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// They do not fit into one message.
+    pub no_room: usize,
+    /// Their interfaces have so many that these were not even looked at.
+    pub not_looked_at: usize,
 }
 
 /// What peers are told at a time.
@@ -81,7 +95,7 @@ impl Addresses {
             told: RwLock::default(),
             changed: Notify::new(),
         };
-        addresses.update(|_| {});
+        addresses.update(|_| true);
         Arc::new(addresses)
     }
 
@@ -102,7 +116,13 @@ impl Addresses {
     /// Takes over the addresses of this host's interfaces; whether peers are
     /// told something else now.
     pub fn set_interfaces(&self, interfaces: Vec<InterfaceAddress>) -> bool {
-        self.update(|sources| sources.interfaces = interfaces)
+        let (interfaces, not_looked_at) = rank::worth_a_look(interfaces);
+        self.update(|sources| {
+            sources.not_looked_at = not_looked_at;
+            let changed = sources.interfaces != interfaces;
+            sources.interfaces = interfaces;
+            changed
+        })
     }
 
     /// Counts under which address a peer that dialed us sees us. `None` if it
@@ -154,10 +174,22 @@ impl Addresses {
         Arc::clone(&self.told.read())
     }
 
-    /// Every address that we have, with where it comes from and who is told.
+    /// Every address that we have, with where it comes from and who is told:
+    /// first those that are, in the order in which they are.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
-        self.judge(&self.sources.lock())
+        self.judge(&self.sources.lock()).0
+    }
+
+    /// Addresses that nobody is told because there are too many: they have no
+    /// room in a message, or stand on an interface that has hundreds.
+    #[must_use]
+    pub fn left_out(&self) -> LeftOut {
+        let sources = self.sources.lock();
+        LeftOut {
+            no_room: sources.no_room,
+            not_looked_at: sources.not_looked_at,
+        }
     }
 
     /// Addresses that peers say they see us under.
@@ -175,21 +207,29 @@ impl Addresses {
         self.bound.iter().any(|bound| bound.socket.ip() == ip)
     }
 
-    fn judge(&self, sources: &Sources) -> Vec<Entry> {
+    /// All entries in order, and how many have no room.
+    fn judge(&self, sources: &Sources) -> (Vec<Entry>, usize) {
         let observed = sources.votes.list();
-        judge::judge(
+        let mut entries = judge::judge(
             &self.configured,
             &self.bound,
             &sources.interfaces,
             &observed,
-        )
+        );
+        let no_room = rank::rank(&mut entries);
+        (entries, no_room)
     }
 
-    /// Changes the sources; whether peers are told something else now.
-    fn update(&self, change: impl FnOnce(&mut Sources)) -> bool {
+    /// Changes the sources, where `change` says whether that matters; whether
+    /// peers are told something else now.
+    fn update(&self, change: impl FnOnce(&mut Sources) -> bool) -> bool {
         let mut sources = self.sources.lock();
-        change(&mut sources);
-        let new = Told::new(&self.judge(&sources), self.us);
+        if !change(&mut sources) {
+            return false;
+        }
+        let (entries, no_room) = self.judge(&sources);
+        sources.no_room = no_room;
+        let new = Told::new(&entries, self.us);
         let mut told = self.told.write();
         let changed = **told != new;
         if changed {
@@ -233,18 +273,11 @@ impl Told {
         &self.lists[reach as usize]
     }
 
-    /// Every address that anybody is told, those of the widest reach first.
+    /// Every address that anybody is told, those of the widest reach first. Who
+    /// is on this host is told all of them.
     #[must_use]
-    pub fn all(&self) -> Vec<Multiaddr> {
-        let mut all: Vec<Multiaddr> = Vec::new();
-        for list in self.lists.iter().rev() {
-            for address in &list.with_peer {
-                if !all.contains(address) {
-                    all.push(address.clone());
-                }
-            }
-        }
-        all
+    pub fn all(&self) -> &[Multiaddr] {
+        &self.list(Reach::Loopback).with_peer
     }
 }
 

@@ -1,11 +1,13 @@
-//! Into the TLS of secure WebSocket, with a certificate of the operator's.
+//! Into the TLS of secure WebSocket, with a certificate of the operator's, in
+//! either role.
 //!
 //! Bounded by what the engine takes of a handshake. A client that is refused is
 //! told why in an alert.
 
 use std::future::poll_fn;
 
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::UpgradeError;
@@ -19,7 +21,31 @@ pub(super) async fn accept<S>(line: &mut Line<S>, config: ServerConfig) -> Resul
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut handshake = TlsHandshake::server(config).map_err(UpgradeError::Secure)?;
+    let handshake = TlsHandshake::server(config).map_err(UpgradeError::Secure)?;
+    finish(line, handshake).await
+}
+
+/// As [`accept`], with the server of this name.
+pub(super) async fn connect<S>(
+    line: &mut Line<S>,
+    config: ClientConfig,
+    name: ServerName<'static>,
+) -> Result<(), UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut hello = Vec::new();
+    let handshake =
+        TlsHandshake::client_of(config, name, &mut hello).map_err(UpgradeError::Secure)?;
+    line.carrier.enqueue(&hello)?;
+    line.more(HANDSHAKE_MAX).await?;
+    finish(line, handshake).await
+}
+
+async fn finish<S>(line: &mut Line<S>, mut handshake: TlsHandshake) -> Result<(), UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut answer = Vec::new();
     let finished = loop {
         let taken = handshake.handle_input(&mut line.input, &mut answer);
@@ -33,7 +59,7 @@ where
                 }
             }
             Err(error) => {
-                // Told as far as the client listens; the deadline is running.
+                // Told as far as the peer listens; the deadline is running.
                 poll_fn(|cx| line.carrier.poll_flush(cx)).await?;
                 return Err(UpgradeError::Secure(error));
             }

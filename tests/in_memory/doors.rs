@@ -100,6 +100,21 @@ async fn whom_a_proxy_forwards_counts_and_is_seen_as_if_it_had_come_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rule_about_the_range_of_a_proxy_is_not_about_whom_it_forwards() {
+    let server = Server::start(&[
+        "listen.proxy_protocol_from=10.0.0.0/24",
+        "access.deny=10.0.0.0/8",
+    ])
+    .await;
+    let header = b"PROXY TCP4 81.0.0.1 93.184.216.34 40000 4001\r\n";
+    connected(&server, &forwarded(header)).await;
+    // It is about the proxy itself, and about who is forwarded from there.
+    refused(&server, &forwarded(b"PROXY UNKNOWN\r\n")).await;
+    let inside = b"PROXY TCP4 10.1.0.1 93.184.216.34 40000 4001\r\n";
+    refused(&server, &forwarded(inside)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_a_proxy_may_say_whom_it_forwards_and_it_has_to() {
     let server = Server::start(&["listen.proxy_protocol_from=10.0.0.0/24"]).await;
     let header = b"PROXY TCP4 81.0.0.1 93.184.216.34 40000 4001\r\n".to_vec();

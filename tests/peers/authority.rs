@@ -35,6 +35,7 @@ impl Files {
         let files = Self {
             directory: tempfile::tempdir().unwrap(),
         };
+        replace(&files.authority(), &AUTHORITY.0.pem());
         files.renew(names, year);
         files
     }
@@ -48,6 +49,11 @@ impl Files {
         let certificate = params.signed_by(&key, &AUTHORITY.0, &AUTHORITY.1).unwrap();
         replace(&self.chain(), &certificate.pem());
         replace(&self.key(), &key.serialize_pem());
+    }
+
+    /// The certificate of who vouches for it.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.directory.path().join("authority.pem")
     }
 
     pub(crate) fn chain(&self) -> PathBuf {

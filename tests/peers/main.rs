@@ -74,6 +74,7 @@ mod leaving;
 mod limits;
 mod matrix;
 mod nginx;
+mod private;
 mod punching;
 mod quic;
 mod quic_client;

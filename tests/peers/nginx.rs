@@ -1,5 +1,6 @@
 //! Behind a reverse proxy: nginx as Debian has it, started by the test on the
-//! loopback interface. `.ci/run tools` installs it.
+//! loopback interface. Ignored by default, as few have it; `.ci/run tools
+//! programs` installs it and runs them.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -138,6 +139,7 @@ async fn observed(peer: &mut Peer, server: &Server) -> Multiaddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nginx"]
 async fn peers_come_through_an_http_proxy() {
     let server = Server::start(&[LISTEN]);
     let files = Files::issue(&["127.0.0.1"], 2040);
@@ -156,9 +158,22 @@ async fn peers_come_through_an_http_proxy() {
     peer.until_connected(server.peer_id()).await;
     peer.until_pinged(server.peer_id(), 3).await;
     server.until("waystation_relay_reservations", 1.0).await;
+
+    let address = nginx.address(&server).to_string();
+    let roots = files.authority().display().to_string();
+    let arguments = [
+        "probe",
+        &address,
+        "--reserve",
+        "--certificate-roots",
+        &roots,
+    ];
+    let found = tokio::task::block_in_place(|| server.operator(&arguments));
+    assert!(found.unwrap().contains("secure websocket"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nginx"]
 async fn a_proxy_that_is_believed_tells_where_peers_are() {
     let believed = format!("listen.proxy_protocol_from={PROXY}/32");
     let server = Server::start(&[LISTEN, &believed]);

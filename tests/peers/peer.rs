@@ -1,14 +1,17 @@
 //! A peer: an unmodified rust-libp2p Swarm that has one [`Way`] to the relay, in a
 //! task of its own, with what it reports kept until a test asks for it.
 
+use std::io;
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
 use libp2p::core::upgrade::{SelectUpgrade, Version};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::pnet::{PnetConfig, PnetOutput, PreSharedKey};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
 use libp2p::{
@@ -41,24 +44,31 @@ pub(crate) enum Security {
 }
 
 /// How a peer comes to the relay; to that, it speaks nothing else. A muxer alone stands
-/// for the usual way, with Noise.
+/// for the usual way, with Noise and in no private network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     pub(crate) security: Security,
     pub(crate) muxer: Muxer,
+    /// Over TCP and WebSocket.
+    pub(crate) network: Option<PreSharedKey>,
 }
 
 impl Way {
     pub(crate) fn tls(muxer: Muxer) -> Self {
-        let security = Security::Tls;
-        Self { security, muxer }
+        Self {
+            security: Security::Tls,
+            ..Self::from(muxer)
+        }
     }
 }
 
 impl From<Muxer> for Way {
     fn from(muxer: Muxer) -> Self {
-        let security = Security::Noise;
-        Self { security, muxer }
+        Self {
+            security: Security::Noise,
+            muxer,
+            network: None,
+        }
     }
 }
 
@@ -266,7 +276,8 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
     // Takes what it knows, which bare TCP would take for its own.
     let mut web = libp2p_websocket::Config::new(tcp());
     web.set_tls_config(authority::trusted());
-    let tcp = web.or_transport(tcp());
+    let wire = web.or_transport(tcp());
+    let wire = wire.and_then(move |wire, _| enter(way.network, wire));
     let (circuits, client) = match kind {
         Kind::Bare => (OptionalTransport::none(), None),
         Kind::Client | Kind::Puncher => {
@@ -291,7 +302,7 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
         Muxer::Quic => quic::tokio::Transport::new(quic::Config::new(key))
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
             .boxed(),
-        Muxer::Yamux | Muxer::Mplex => secured(tcp, key, way),
+        Muxer::Yamux | Muxer::Mplex => secured(wire, key, way),
     };
     let transport = inside(circuits, key, way.muxer)
         .or_transport(direct)
@@ -299,6 +310,21 @@ fn swarm(key: &Keypair, kind: Kind, way: Way) -> Swarm<Behaviour> {
         .boxed();
     Swarm::new(transport, behaviour, id, config)
 }
+
+/// Enters the private network, if there is one.
+async fn enter<W>(network: Option<PreSharedKey>, wire: W) -> io::Result<Wire<W>>
+where
+    W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some(key) = network else {
+        return Ok(Either::Right(wire));
+    };
+    let entered = PnetConfig::new(key).handshake(wire).await;
+    entered.map(Either::Left).map_err(io::Error::other)
+}
+
+/// A wire with the cipher of a private network, or without.
+type Wire<W> = Either<PnetOutput<W>, W>;
 
 /// What runs inside a circuit. Whatever way each of two peers came, they agree:
 /// on Noise, and on the muxer of the one who dials.

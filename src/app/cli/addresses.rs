@@ -151,6 +151,13 @@ fn table(listed: &ListedAddresses) -> String {
     for [address, from, to] in all() {
         let _ = writeln!(out, "{address:first$}  {from:second$}  {to}");
     }
+    if listed.not_looked_at > 0 {
+        let _ = writeln!(
+            out,
+            "{} more addresses of interfaces are not looked at: announce.addresses says which to tell",
+            listed.not_looked_at
+        );
+    }
     out
 }
 

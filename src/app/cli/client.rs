@@ -28,6 +28,8 @@ enum AskError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("{address} (admin.address) takes connections, but {what}")]
+    Silent { address: SocketAddr, what: String },
     #[error("{address} (admin.address) does not answer as waystation does")]
     Foreign { address: SocketAddr },
     #[error("{0}")]
@@ -39,7 +41,7 @@ enum AskError {
 pub(super) fn nobody_there(error: &anyhow::Error) -> Option<String> {
     match error.downcast_ref()? {
         absent @ (AskError::Off | AskError::Unreachable { .. }) => Some(absent.to_string()),
-        AskError::Foreign { .. } | AskError::Refused(_) => None,
+        AskError::Silent { .. } | AskError::Foreign { .. } | AskError::Refused(_) => None,
     }
 }
 
@@ -72,9 +74,14 @@ impl Client {
     ) -> anyhow::Result<A> {
         let address = self.address;
         let body = body.map(serde_json::to_string).transpose()?;
-        let answer = self
-            .exchange(method, path, &body.unwrap_or_default())
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)
             .map_err(|source| AskError::Unreachable { address, source })?;
+        let answer = self
+            .exchange(socket, method, path, &body.unwrap_or_default())
+            .map_err(|error| AskError::Silent {
+                address,
+                what: silence(&error),
+            })?;
         let foreign = AskError::Foreign { address };
         let Some((status, body)) = parse(&answer) else {
             return Err(foreign.into());
@@ -86,8 +93,13 @@ impl Client {
         Err(AskError::Refused(refused.error).into())
     }
 
-    fn exchange(&self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+    fn exchange(
+        &self,
+        mut stream: TcpStream,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = format!(
@@ -108,6 +120,17 @@ impl Client {
     }
 }
 
+/// Why a server that is there did not answer. A time-out on a socket is told by the
+/// kernel as something that would block.
+fn silence(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("has not answered for {} s", PATIENCE.as_secs())
+        }
+        _ => format!("does not answer: {error}"),
+    }
+}
+
 /// Status and body of an answer that ends with its connection.
 fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
@@ -120,6 +143,24 @@ fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_there_and_says_nothing_is_not_an_absent_one() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9464));
+        let late = silence(&io::ErrorKind::WouldBlock.into());
+        let silent = AskError::Silent {
+            address,
+            what: late,
+        };
+        assert_eq!(
+            silent.to_string(),
+            "127.0.0.1:9464 (admin.address) takes connections, but has not answered for 10 s"
+        );
+        assert_eq!(nobody_there(&silent.into()), None);
+        let source = io::ErrorKind::ConnectionRefused.into();
+        let absent = AskError::Unreachable { address, source };
+        assert!(nobody_there(&absent.into()).is_some());
+    }
 
     #[test]
     fn only_an_http_answer_is_one() {

@@ -5,6 +5,7 @@
 //! networks, loopback this host. Where nothing public is known, what reaches
 //! furthest is told to everybody, so that a trial in one room works.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use multiaddr::{Multiaddr, Protocol};
@@ -107,9 +108,12 @@ pub enum Withheld {
     /// Too few observers.
     #[error("{OBSERVERS_MIN} networks have to agree")]
     Disputed,
-    /// Enough observers, and others are believed.
-    #[error("enough others are believed")]
+    /// Enough observers, and others are believed, or were a moment ago.
+    #[error("others are believed, which changes every ten minutes at most")]
     Surplus,
+    /// Peers read no longer list.
+    #[error("one too many for the 4 KiB that peers read: announce.addresses says which to tell")]
+    NoRoom,
     /// An interface has a public address of that family.
     #[error("an interface has a public address")]
     Needless,
@@ -127,7 +131,8 @@ impl Verdict {
     }
 }
 
-/// One entry for each address; of two sources the first that is named counts.
+/// One entry for each address, not in order yet; of two sources the first that is
+/// named counts.
 pub(super) fn judge(
     configured: &[Multiaddr],
     bound: &[ListenAddress],
@@ -135,8 +140,9 @@ pub(super) fn judge(
     observed: &[(Observed, usize, bool)],
 ) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
+    let mut known: HashSet<Multiaddr> = HashSet::new();
     let mut add = |address: Multiaddr, source, verdict| {
-        if !entries.iter().any(|entry| entry.address == address) {
+        if known.insert(address.clone()) {
             entries.push(Entry {
                 address,
                 source,
@@ -165,9 +171,15 @@ pub(super) fn judge(
         add(address, source, verdict);
     }
     for (seen, networks, believed) in observed {
-        let listener = bound
+        let fitting = bound
             .iter()
-            .find(|bound| bound.transport == seen.transport && same_family(bound, seen));
+            .filter(|bound| bound.transport == seen.transport && same_family(bound, seen));
+        // Of several, most likely the one whose port it is, or else one that has a
+        // name: that is all in which they differ.
+        let listener = fitting.min_by_key(|bound| {
+            let other_port = bound.socket.port() != seen.socket.port();
+            (other_port, is_nameless(bound))
+        });
         let Some(listener) = listener else { continue };
         let verdict = if is_nameless(listener) {
             Verdict::Withheld(Withheld::Nameless)

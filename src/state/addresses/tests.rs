@@ -51,8 +51,8 @@ fn verdict(addresses: &Addresses, address: &str) -> Verdict {
 fn a_peer_is_told_addresses_that_reach_it() {
     let has = having(&[], &[LOOPBACK, PRIVATE, PUBLIC]);
     assert_eq!(told(&has, INTERNET), [PUBLIC]);
-    assert_eq!(told(&has, LAN), [PRIVATE, PUBLIC]);
-    assert_eq!(told(&has, HERE), [LOOPBACK, PRIVATE, PUBLIC]);
+    assert_eq!(told(&has, LAN), [PUBLIC, PRIVATE]);
+    assert_eq!(told(&has, HERE), [PUBLIC, PRIVATE, LOOPBACK]);
     assert_eq!(told(&has, "::ffff:1.1.1.1"), [PUBLIC]);
 }
 
@@ -60,7 +60,7 @@ fn a_peer_is_told_addresses_that_reach_it() {
 fn with_nothing_public_what_reaches_furthest_is_told_to_everybody() {
     let room = having(&[], &[LOOPBACK, PRIVATE]);
     assert_eq!(told(&room, INTERNET), [PRIVATE]);
-    assert_eq!(told(&room, HERE), [LOOPBACK, PRIVATE]);
+    assert_eq!(told(&room, HERE), [PRIVATE, LOOPBACK]);
     let desk = having(&[], &[LOOPBACK]);
     assert_eq!(told(&desk, INTERNET), [LOOPBACK]);
     assert_eq!(
@@ -98,7 +98,7 @@ fn an_unspecified_address_stands_for_the_interfaces_of_its_family() {
     assert!(!has.set_interfaces(interfaces), "nothing has changed");
     let quic = "/ip6/2606::1/udp/4001/quic-v1";
     assert_eq!(told(&has, INTERNET), [PUBLIC, quic]);
-    assert_eq!(told(&has, HERE), [LOOPBACK, PUBLIC, quic]);
+    assert_eq!(told(&has, HERE), [PUBLIC, quic, LOOPBACK]);
 }
 
 #[test]
@@ -137,6 +137,34 @@ fn secure_websocket_is_told_with_a_name_only() {
     );
 }
 
+#[test]
+fn a_name_goes_with_the_port_that_peers_see() {
+    let bound = [
+        "/ip4/10.0.0.7/tcp/443/tls/ws",
+        "/ip4/10.0.0.7/tcp/444/tls/sni/a.example/ws",
+        "/ip4/10.0.0.7/tcp/445/tls/sni/b.example/ws",
+    ];
+    for (port, told_as) in [
+        (443, None),
+        (444, Some("/ip4/8.8.4.4/tcp/444/tls/sni/a.example/ws")),
+        (445, Some("/ip4/8.8.4.4/tcp/445/tls/sni/b.example/ws")),
+        (8443, Some("/ip4/8.8.4.4/tcp/8443/tls/sni/a.example/ws")),
+    ] {
+        let has = having(&[], &bound);
+        let seen: Multiaddr = format!("/ip4/8.8.4.4/tcp/{port}/tls/ws").parse().unwrap();
+        let vote = |network: u8| {
+            let observer = [9, 9, network, 9].into();
+            has.observed(observer, Transport::Wss, &seen.to_vec())
+        };
+        let votes: Vec<_> = (0..4).map(vote).collect();
+        assert!(votes.iter().all(Option::is_some));
+        has.review(clock::now());
+        let public = told(&has, INTERNET);
+        let public = public.iter().find(|address| address.contains("8.8.4.4"));
+        assert_eq!(public.map(String::as_str), told_as, "{port}");
+    }
+}
+
 /// A peer in a network of its own says under which address it sees us.
 fn see(has: &Arc<Addresses>, network: u8, address: &str) -> Option<Box<Vote>> {
     let observer = format!("9.9.{network}.9").parse().unwrap();
@@ -153,13 +181,35 @@ fn what_several_networks_see_is_told_and_forgotten_when_they_are_gone() {
         votes.push(see(&has, network, mapped).unwrap());
         let enough = votes.len() >= OBSERVERS_MIN;
         assert_eq!(has.review(clock::now()), enough);
+        assert!(!has.review(clock::now()), "nothing more has been said");
     }
     assert_eq!(told(&has, INTERNET), [mapped]);
-    assert_eq!(told(&has, LAN), [PRIVATE, mapped]);
+    assert_eq!(told(&has, LAN), [mapped, PRIVATE]);
     drop(votes);
     let later = clock::now() + Duration::from_secs(24 * 60 * 60);
     assert!(has.review(later));
     assert_eq!(told(&has, INTERNET), [PRIVATE]);
+}
+
+#[test]
+fn a_host_with_hundreds_of_addresses_tells_as_many_as_peers_read() {
+    let has = having(&[], &["/ip4/0.0.0.0/tcp/4001"]);
+    let many = |count: u16| {
+        let address = |host: u16| {
+            let [high, low] = host.to_be_bytes();
+            held("eth0", &format!("8.8.{high}.{low}"), Standing::Lasting)
+        };
+        (0..count).map(address).collect()
+    };
+    assert!(has.set_interfaces(many(300)));
+    let told = told(&has, INTERNET).len();
+    let left_out = has.left_out();
+    assert!((30..100).contains(&told), "{told}");
+    assert_eq!(left_out.not_looked_at, 300 - 256);
+    assert_eq!(left_out.no_room, 256 - told);
+    assert_eq!(has.told().all().len(), told);
+    assert!(has.set_interfaces(many(3)));
+    assert_eq!(has.left_out(), LeftOut::default());
 }
 
 #[test]

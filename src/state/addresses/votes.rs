@@ -4,9 +4,11 @@
 //! front of us maps our ports; but anybody can say anything. A network (an IPv4
 //! /24, an IPv6 /48) has one vote for each transport and family, however many
 //! peers speak in it, and an address is believed when several networks agree.
-//! Bounded: addresses, votes for each, and how many are believed at a time.
+//! Bounded: addresses, votes for each, how many are believed at a time, and how
+//! often that changes.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,16 @@ const OBSERVERS_MAX: usize = 64;
 
 /// Addresses believed of one transport and family (go-libp2p: 3).
 const BELIEVED_MAX: usize = 3;
+
+/// What is believed stays so for this long at least: each change is pushed to
+/// everybody, and a few networks that change their minds must not have us do that
+/// all the time.
+const SETTLED: Duration = Duration::from_secs(10 * 60);
+
+/// An address takes the place of one that is believed when its votes are to the
+/// other's as more than this to that: half as many again.
+const CHALLENGER: usize = 2;
+const INCUMBENT: usize = 3;
 
 /// How long a vote stays after its last connection, so that a server with few
 /// visitors does not forget where it is between them.
@@ -52,7 +64,14 @@ pub(super) struct Ballot {
 pub(super) struct Votes {
     seen: HashMap<Observed, Seen>,
     next: u64,
+    /// Of which something has been believed, ever.
+    known: HashSet<Kind>,
+    /// When beliefs may change next; at once if they never have.
+    settled_until: Option<Instant>,
 }
+
+/// A transport, and whether it is over IPv4.
+type Kind = (Transport, bool);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -117,35 +136,56 @@ impl Votes {
         }
     }
 
-    /// Forgets what has expired and makes up its mind what to believe. What is
-    /// believed stays so while enough networks agree, so that a majority that
-    /// comes and goes does not change what peers are told.
-    pub(super) fn review(&mut self, now: Instant) {
-        self.seen.retain(|_, seen| {
+    /// Forgets what has expired and makes up its mind what to believe; whether
+    /// that has changed. It does once in [`SETTLED`] at most, but for the first
+    /// address of a kind, which is believed at once.
+    pub(super) fn review(&mut self, now: Instant) -> bool {
+        for seen in self.seen.values_mut() {
             seen.votes
                 .retain(|_, vote| vote.until.is_none_or(|until| now < until));
-            seen.believed &= seen.votes.len() >= OBSERVERS_MIN;
-            !seen.votes.is_empty()
-        });
-        let mut candidates: Vec<(Observed, usize, u64)> = self
-            .seen
-            .iter()
-            .filter(|(_, seen)| !seen.believed && seen.votes.len() >= OBSERVERS_MIN)
-            .map(|(observed, seen)| (*observed, seen.votes.len(), seen.since))
-            .collect();
-        candidates.sort_by_key(|(_, votes, since)| (std::cmp::Reverse(*votes), *since));
-        for (observed, ..) in candidates {
-            let believed = self
-                .seen
-                .iter()
-                .filter(|(other, seen)| seen.believed && same_kind(other, &observed))
-                .count();
-            if believed < BELIEVED_MAX
-                && let Some(seen) = self.seen.get_mut(&observed)
-            {
-                seen.believed = true;
+        }
+        let settled = self.settled_until.is_some_and(|until| now < until);
+        let wanted = self.wanted();
+        let mut changed = false;
+        for (observed, seen) in &mut self.seen {
+            let kind = observed.kind();
+            let believed = wanted.contains(observed);
+            if seen.believed != believed && !(settled && self.known.contains(&kind)) {
+                seen.believed = believed;
+                changed = true;
             }
         }
+        self.seen
+            .retain(|_, seen| seen.believed || !seen.votes.is_empty());
+        if changed {
+            let believed = self.seen.iter().filter(|(_, seen)| seen.believed);
+            self.known.extend(believed.map(|(seen, _)| seen.kind()));
+            self.settled_until = Some(now + SETTLED);
+        }
+        changed
+    }
+
+    /// What is worth believing now: of each kind the addresses with most votes,
+    /// where those of one that is believed already count for more.
+    fn wanted(&self) -> HashSet<Observed> {
+        let enough = self.seen.iter();
+        let enough = enough.filter(|(_, seen)| seen.votes.len() >= OBSERVERS_MIN);
+        let mut candidates: Vec<(&Observed, &Seen)> = enough.collect();
+        candidates.sort_by_key(|(_, seen)| {
+            let worth = if seen.believed { INCUMBENT } else { CHALLENGER };
+            (
+                Reverse(seen.votes.len() * worth),
+                !seen.believed,
+                seen.since,
+            )
+        });
+        let mut taken: HashMap<Kind, usize> = HashMap::new();
+        let chosen = candidates.into_iter().filter(|(observed, _)| {
+            let taken = taken.entry(observed.kind()).or_default();
+            *taken += 1;
+            *taken <= BELIEVED_MAX
+        });
+        chosen.map(|(observed, _)| *observed).collect()
     }
 
     /// Addresses with votes.
@@ -167,10 +207,10 @@ impl Votes {
     /// void.
     fn change_of_mind(&mut self, observed: &Observed, network: &PrefixKey) {
         self.seen.retain(|other, seen| {
-            if other != observed && same_kind(other, observed) {
+            if other != observed && other.kind() == observed.kind() {
                 seen.votes.remove(network);
             }
-            !seen.votes.is_empty()
+            seen.believed || !seen.votes.is_empty()
         });
     }
 
@@ -189,13 +229,17 @@ impl Votes {
     }
 }
 
-fn same_kind(one: &Observed, other: &Observed) -> bool {
-    one.transport == other.transport && one.socket.is_ipv4() == other.socket.is_ipv4()
+impl Observed {
+    const fn kind(&self) -> Kind {
+        (self.transport, self.socket.is_ipv4())
+    }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
+    use std::ops::Range;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -241,15 +285,14 @@ mod tests {
             .map(|number| votes.cast(at(1, 4001), network(number)).unwrap())
             .collect();
         let second = votes.cast(at(1, 4001), network(0)).unwrap();
-        votes.review(now + LINGER * 10);
-        assert_eq!(believed(&votes).len(), 1, "all of them are connected");
+        assert!(votes.review(now));
+        let now = now + LINGER * 10;
+        assert!(!votes.review(now), "all of them are connected");
         votes.withdraw(&ballots[0], now);
-        votes.review(now + LINGER);
-        assert_eq!(believed(&votes).len(), 1, "the other one still says so");
+        assert!(!votes.review(now + LINGER), "the other one still says so");
         votes.withdraw(&second, now);
-        votes.review(now + LINGER - Duration::from_secs(1));
-        assert_eq!(believed(&votes).len(), 1);
-        votes.review(now + LINGER);
+        assert!(!votes.review(now + LINGER - Duration::from_secs(1)));
+        assert!(votes.review(now + LINGER));
         assert_eq!(believed(&votes), []);
     }
 
@@ -268,20 +311,85 @@ mod tests {
         assert_eq!(votes.list(), []);
     }
 
-    #[test]
-    fn few_are_believed_and_who_is_stays_so() {
-        let (mut votes, now) = (Votes::default(), clock::now());
-        for number in 0..4 {
-            votes.cast(at(1, 4001), network(number));
+    fn vote(votes: &mut Votes, observed: Observed, networks: Range<u8>) {
+        for number in networks {
+            votes.cast(observed, network(number)).unwrap();
         }
-        votes.review(now);
+    }
+
+    #[test]
+    fn few_are_believed_and_of_equals_those_that_are_stay_so() {
+        let (mut votes, now) = (Votes::default(), clock::now());
+        vote(&mut votes, at(1, 4001), 0..4);
+        assert!(votes.review(now));
         for host in 2..8 {
-            for number in 0..8 {
-                votes.cast(at(host, 4001), network(host * 10 + number));
+            vote(&mut votes, at(host, 4001), host * 10..host * 10 + 6);
+        }
+        assert!(votes.review(now + SETTLED));
+        let mut few = believed(&votes);
+        few.sort_by_key(|seen| seen.socket);
+        assert_eq!(few, [at(1, 4001), at(2, 4001), at(3, 4001)]);
+        assert!(
+            !votes.review(now + SETTLED * 2),
+            "six to four is not enough"
+        );
+    }
+
+    #[test]
+    fn clearly_more_votes_displace_what_is_believed_when_it_has_settled() {
+        let (mut votes, now) = (Votes::default(), clock::now());
+        for host in 1..4 {
+            vote(&mut votes, at(host, 4001), host * 10..host * 10 + 4);
+        }
+        assert!(votes.review(now));
+        vote(&mut votes, at(9, 4001), 100..107);
+        assert!(!votes.review(now + SETTLED - Duration::from_secs(1)));
+        assert!(votes.review(now + SETTLED));
+        assert_eq!(believed(&votes), [at(1, 4001), at(2, 4001), at(9, 4001)]);
+    }
+
+    #[test]
+    fn networks_that_change_their_minds_change_nothing_before_ten_minutes() {
+        let (mut votes, begun) = (Votes::default(), clock::now());
+        let mut changes = Vec::new();
+        for second in 0..3_600 {
+            let now = begun + Duration::from_secs(second);
+            let host = if second % 20 < 10 { 1 } else { 2 };
+            vote(&mut votes, at(host, 4001), 0..4);
+            if votes.review(now) {
+                changes.push(second);
             }
         }
+        assert_eq!(changes, [0, 610, 1_220, 1_830, 2_440, 3_050]);
+    }
+
+    #[test]
+    fn the_first_address_of_a_kind_does_not_wait() {
+        let (mut votes, now) = (Votes::default(), clock::now());
+        vote(&mut votes, at(1, 4001), 0..4);
+        assert!(votes.review(now));
+        let quic = Observed {
+            transport: Transport::Quic,
+            ..at(1, 4001)
+        };
+        vote(&mut votes, quic, 0..4);
+        assert!(votes.review(now));
+        assert_eq!(believed(&votes), [at(1, 4001), quic]);
+        vote(&mut votes, at(2, 4001), 10..14);
+        assert!(!votes.review(now), "a second one does");
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_the_first_of_its_kind_again() {
+        let (mut votes, now) = (Votes::default(), clock::now());
+        vote(&mut votes, at(1, 4001), 0..4);
         votes.review(now);
-        assert_eq!(believed(&votes), [at(1, 4001), at(2, 4001), at(3, 4001)]);
+        vote(&mut votes, at(2, 1), 0..1);
+        let later = now + SETTLED;
+        assert!(votes.review(later), "three are too few");
+        vote(&mut votes, at(1, 4001), 0..1);
+        assert!(!votes.review(later));
+        assert!(votes.review(later + SETTLED));
     }
 
     #[test]
@@ -321,10 +429,11 @@ mod tests {
                 let list = votes.list();
                 prop_assert!(list.len() <= ADDRESSES_MAX);
                 prop_assert!(believed(&votes).len() <= BELIEVED_MAX);
+                let unsettled = votes.settled_until.is_none_or(|until| now >= until);
                 let mut networks = 0;
                 for (_, count, believed) in list {
                     prop_assert!(count <= OBSERVERS_MAX);
-                    prop_assert!(!believed || count >= OBSERVERS_MIN);
+                    prop_assert!(!(believed && unsettled) || count >= OBSERVERS_MIN);
                     networks += count;
                 }
                 prop_assert!(networks <= 256, "a network has one vote");
@@ -332,7 +441,7 @@ mod tests {
             for ballot in ballots {
                 votes.withdraw(&ballot, now);
             }
-            votes.review(now + LINGER);
+            votes.review(now + LINGER.max(SETTLED));
             prop_assert_eq!(votes.list(), []);
         }
     }

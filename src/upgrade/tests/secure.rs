@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::version::TLS13;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, RootCertStore};
 
-use super::websocket::{REQUEST, masked};
+use super::websocket::{REQUEST, masked, plain_web};
 use super::*;
 use crate::certificates::{CHAIN_MAX, Certificates, Files};
 use crate::connection::carrier::layer::{Asides, Decoder, Encoder};
@@ -299,7 +299,7 @@ async fn who_leaves_with_its_last_flight_is_gone() {
             let mut dialled = if secure {
                 dial_secure_on(far, client.clone(), &theirs).await.unwrap()
             } else {
-                dial_web_on(far, "relay.example", &theirs).await.unwrap()
+                dial_web_on(far, plain_web(), &theirs).await.unwrap()
             };
             let mut asides = Asides {
                 close: Some(1000),

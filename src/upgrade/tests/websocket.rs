@@ -26,7 +26,7 @@ async fn both_roles_meet_in_frames_even_through_the_narrowest_pipe() {
         for width in [1, 2, 50, 4096] {
             let (near, far) = duplex(width);
             let accepted = Incoming::new(near, &ours).upgrade(entrances);
-            let dialled = dial_web_on(far, "relay.example", &theirs);
+            let dialled = dial_web_on(far, plain_web(), &theirs);
             let (a, b) = tokio::try_join!(accepted, dialled).unwrap();
             assert_eq!(a.peer_id, identities[1].peer_id());
             assert_eq!(b.peer_id, identities[0].peer_id());
@@ -80,6 +80,13 @@ async fn who_asks_for_something_else_is_told_so_and_closed() {
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{answer}"
         );
+    }
+}
+
+pub(super) fn plain_web() -> Web {
+    Web {
+        host: "relay.example".to_owned(),
+        secure: None,
     }
 }
 
