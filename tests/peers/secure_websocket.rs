@@ -2,6 +2,7 @@
 //! that changes under them.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -36,6 +37,37 @@ async fn two_peers_meet_over_secure_websocket(muxer: Muxer) {
     target.until_pinged(source.id(), 3).await;
     drop(source);
     drop(target);
+    server.until_nothing_is_held().await;
+}
+
+/// A socket that nobody else has: the address is made of the number of this
+/// process.
+fn own_socket() -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let free = TcpListener::bind(SocketAddr::from(([127, 77, high, low], 0))).unwrap();
+    free.local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_in_over_tcp_shares_a_port() {
+    let socket = own_socket();
+    let files = Files::issue(&[&socket.ip().to_string()], 2040);
+    let at = format!("/ip4/{}/tcp/{}", socket.ip(), socket.port());
+    let listen = format!(r#"listen.addresses=["{at}","{at}/ws","{at}/tls/ws"]"#);
+    let server = start(&listen, &files);
+    let plain: &[&str] = &["ip4", "tcp", "p2p"];
+    for stack in [
+        plain,
+        &["ip4", "tcp", "ws", "p2p"],
+        &["ip4", "tcp", "tls", "ws", "p2p"],
+    ] {
+        for muxer in [Muxer::Yamux, Muxer::Mplex] {
+            let mut peer = Peer::new(Kind::Bare, muxer);
+            peer.dial(server.address_over(stack));
+            peer.until_connected(server.peer_id()).await;
+            peer.until_pinged(server.peer_id(), 1).await;
+        }
+    }
     server.until_nothing_is_held().await;
 }
 

@@ -241,7 +241,9 @@ impl Server {
     }
 
     async fn connect_over(&self, id: PeerId, muxer: Muxer, keys: Keys, plaintext: Vec<u8>) -> Peer {
-        let (socket, task) = self.accept(id, muxer, keys.server, plaintext).await;
+        let layers = Layers::default();
+        let accepted = self.accept(id, muxer, keys.server, layers, plaintext);
+        let (socket, task) = accepted.await;
         let (seal, open) = keys.peer;
         Peer {
             id,
@@ -265,6 +267,7 @@ impl Server {
         id: PeerId,
         muxer: Muxer,
         (seal, open): (SealKey, OpenKey),
+        layers: Layers,
         plaintext: Vec<u8>,
     ) -> (TcpStream, JoinSet<Closed>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
@@ -298,7 +301,7 @@ impl Server {
             },
             Handover {
                 socket: accepted.into(),
-                layers: Layers::default(),
+                layers,
                 muxer,
                 side: Side::Listener,
                 seal,

@@ -14,11 +14,16 @@ use tokio::{
 };
 
 use super::{
-    ear::Session,
+    ear::{Ear, Session},
     peer::{Circuit, Keys, MUXERS, PATIENCE, Peer, Server, joined},
 };
 use crate::{
     connection::Closed,
+    connection::carrier::{
+        Layers,
+        layer::{Decoder, Encoder, LayerError},
+        tls::{RecordDecoder, RecordEncoder},
+    },
     engine::{
         batch::Batch,
         frames,
@@ -66,6 +71,8 @@ fn shaken() -> (ClientConnection, SealKey, OpenKey) {
 /// A connection whose peer's TLS is rustls.
 struct Foreign {
     tls: ClientConnection,
+    /// What secures the connection within, if TLS is but a layer below it.
+    within: Option<(SealKey, Ear)>,
     socket: TcpStream,
     task: JoinSet<Closed>,
     /// Bytes that rustls has opened.
@@ -78,10 +85,35 @@ struct Foreign {
 impl Foreign {
     async fn connect(server: &Server) -> Self {
         let (tls, seal, open) = shaken();
-        let accepted = server.accept(PeerId::random(), Muxer::Yamux, (seal, open), Vec::new());
+        Self::over(server, tls, (seal, open), Layers::default(), None).await
+    }
+
+    /// With TLS around a connection that Noise secures.
+    async fn connect_within(server: &Server) -> Self {
+        let (tls, seal, open) = shaken();
+        let mut layers = Layers::default();
+        let decoder = Decoder::Tls(RecordDecoder::new(open));
+        layers.inbound.push(decoder);
+        let encoder = Encoder::Tls(RecordEncoder::new(seal));
+        layers.outbound.push(encoder);
+        let keys = Keys::noise();
+        let (seal, open) = keys.peer;
+        let within = Some((seal, Ear::new(Muxer::Yamux, open)));
+        Self::over(server, tls, keys.server, layers, within).await
+    }
+
+    async fn over(
+        server: &Server,
+        tls: ClientConnection,
+        keys: (SealKey, OpenKey),
+        layers: Layers,
+        within: Option<(SealKey, Ear)>,
+    ) -> Self {
+        let accepted = server.accept(PeerId::random(), Muxer::Yamux, keys, layers, Vec::new());
         let (socket, task) = accepted.await;
         Self {
             tls,
+            within,
             socket,
             task,
             heard: Vec::new(),
@@ -94,8 +126,16 @@ impl Foreign {
     async fn ping(&mut self, value: u32) {
         let mut batch = Batch::default();
         frames::ping(value, &mut batch);
-        let frame = &batch.into_buffer()[Framing::NOISE.header()..];
-        self.tls.writer().write_all(frame).expect("memory");
+        let said = match &mut self.within {
+            Some((seal, _)) => batch.seal(seal).expect("a fresh key").0,
+            None => batch.into_buffer().split_off(Framing::NOISE.header()),
+        };
+        self.tls.writer().write_all(&said).expect("memory");
+        self.flush().await;
+    }
+
+    /// Sends what rustls has to say.
+    async fn flush(&mut self) {
         let mut flight = Vec::new();
         while self.tls.wants_write() {
             self.tls.write_tls(&mut flight).expect("memory");
@@ -124,13 +164,20 @@ impl Foreign {
             // It says so when there is nothing to read.
             let _ = self.tls.reader().read_to_end(&mut self.heard);
         }
+        if let Some((_, ear)) = &mut self.within {
+            ear.hear(&std::mem::take(&mut self.heard));
+        }
         Ok(count > 0)
     }
 
     async fn until_pong(&mut self, value: u32) {
         let mut pong = vec![0, 2, 0, 2, 0, 0, 0, 0];
         pong.extend(value.to_be_bytes());
-        while !self.heard.ends_with(&pong) {
+        let is_there = |peer: &Self| match &peer.within {
+            Some((_, ear)) => ear.session.contains(&Session::Pong(value)),
+            None => peer.heard.ends_with(&pong),
+        };
+        while !is_there(self) {
             assert!(self.listen().await.expect("records"), "closed");
         }
         self.heard.clear();
@@ -165,6 +212,40 @@ async fn a_peer_that_asks_for_a_new_key_gets_it_in_front_of_its_answer() {
     }
     drop(peer.socket);
     assert_eq!(joined(&mut peer.task).await, Closed::Peer);
+    server.assert_clear();
+}
+
+/// In secure WebSocket it is the layer below that has the key.
+#[tokio::test]
+async fn the_tls_around_a_connection_renews_its_key_and_tells_what_was_wrong() {
+    let server = Server::new();
+    let mut peer = Foreign::connect_within(&server).await;
+    peer.ping(1).await;
+    peer.until_pong(1).await;
+    for round in 2..6 {
+        peer.lengths.clear();
+        peer.tls.refresh_traffic_keys().expect("a connection");
+        // With an answer, and with nothing else to be said.
+        if round % 2 == 0 {
+            peer.ping(round).await;
+            peer.until_pong(round).await;
+            assert_eq!(peer.lengths.len(), 2);
+        } else {
+            peer.flush().await;
+            while peer.lengths.is_empty() {
+                assert!(peer.listen().await.expect("records"), "closed");
+            }
+            assert_eq!(peer.lengths.len(), 1);
+        }
+        assert_eq!(peer.lengths[0], UPDATE_LEN);
+    }
+    let no_tag = [&[23, 3, 3, 0, 20][..], &[0; 20]].concat();
+    peer.socket.write_all(&no_tag).await.expect("open");
+    let (told, closed) = peer.until_closed().await;
+    let alert = AlertDescription::BadRecordMac;
+    assert_eq!(told, Err(Error::AlertReceived(alert)));
+    let reason = LayerError::Tls(RecordError::Authentication);
+    assert_eq!(closed, Closed::Layer(reason));
     server.assert_clear();
 }
 

@@ -14,9 +14,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, RootCertSt
 use super::websocket::{REQUEST, masked, plain_web};
 use super::*;
 use crate::certificates::{CHAIN_MAX, Certificates, Files};
-use crate::connection::carrier::layer::{Asides, Decoder, Encoder};
-use crate::connection::carrier::tls::{RecordDecoder, RecordEncoder};
-use crate::engine::tls::{HANDSHAKE_MAX, TlsHandshake};
+use crate::connection::carrier::layer::Asides;
 
 const SECURE: Entrances = Entrances {
     plain: false,
@@ -29,15 +27,14 @@ const ALL: Entrances = Entrances {
     secure: true,
 };
 
-/// `peer.invalid` is what clients of our engine ask for.
-const NAMES: [&str; 2] = ["relay.example", "peer.invalid"];
+const NAME: &str = "relay.example";
 
 /// A server that has a certificate, with `behind` more bytes in its chain, and a
 /// client that trusts it.
 fn secured(mut context: UpgradeContext, behind: usize) -> (UpgradeContext, ClientConfig) {
     let directory = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(NAMES.map(str::to_owned)).unwrap();
+    let params = CertificateParams::new([NAME.to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
     let own = certificate.der().len();
     // Nobody looks at what vouches for a certificate that is trusted itself.
@@ -78,7 +75,7 @@ struct Client<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     async fn connect(wire: S, config: ClientConfig) -> Self {
-        let name = "relay.example".try_into().unwrap();
+        let name = NAME.try_into().unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut client = Self { tls, wire };
         client.flush().await;
@@ -134,37 +131,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-/// A dialer of ours, which the program itself has no use for.
-async fn dial_secure_on<S>(
-    socket: S,
-    config: ClientConfig,
-    context: &UpgradeContext,
-) -> Result<Upgraded<S>, UpgradeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut line = Line::new(socket);
-    let mut said = Vec::new();
-    let mut handshake = TlsHandshake::client(config, &mut said).map_err(UpgradeError::Secure)?;
-    let finished = loop {
-        line.carrier.enqueue(&said)?;
-        said.clear();
-        line.more(HANDSHAKE_MAX).await?;
-        let taken = handshake.handle_input(&mut line.input, &mut said);
-        let (used, finished) = taken.map_err(UpgradeError::Secure)?;
-        line.input.drain(..used);
-        if let Some(finished) = finished {
-            break finished;
-        }
-    };
-    line.carrier.enqueue(&said)?;
-    let decoder = Decoder::Tls(RecordDecoder::new(finished.open));
-    let encoder = Encoder::Tls(RecordEncoder::new(finished.seal));
-    line.carrier.push(decoder, encoder, &mut line.input)?;
-    super::super::websocket::connect(&mut line, "relay.example").await?;
-    let mut opening = Vec::new();
-    let handshake = Handshake::initiator(&context.local, &mut opening)?;
-    steps(line, context, Side::Dialer, handshake, &opening).await
+/// What a client of our engine asks for.
+fn secure_web(client: &ClientConfig) -> Web {
+    let name = NAME.try_into().unwrap();
+    Web {
+        secure: Some((client.clone(), name)),
+        ..plain_web()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +149,7 @@ async fn members_of_a_private_network_meet_in_secure_websocket() {
             for width in [1, 50, 4096] {
                 let (near, far) = duplex(width);
                 let accepted = Incoming::new(near, &ours).upgrade(entrances);
-                let dialled = dial_secure_on(far, client.clone(), &theirs);
+                let dialled = dial_web_on(far, secure_web(&client), &theirs);
                 let (a, b) = tokio::try_join!(accepted, dialled).unwrap();
                 assert_eq!(a.entrance, Entrance::Secure);
                 assert!(a.early_muxer && b.early_muxer);
@@ -188,7 +161,7 @@ async fn members_of_a_private_network_meet_in_secure_websocket() {
     let theirs = in_network(2);
     let (near, far) = duplex(4096);
     let accepted = Incoming::new(near, &ours).upgrade(SECURE);
-    let (a, b) = tokio::join!(accepted, dial_secure_on(far, client, &theirs));
+    let (a, b) = tokio::join!(accepted, dial_web_on(far, secure_web(&client), &theirs));
     assert_eq!(a.map(|_| ()).unwrap_err().label(), "multistream");
     assert!(b.is_err());
 }
@@ -296,11 +269,12 @@ async fn who_leaves_with_its_last_flight_is_gone() {
         let (near, far) = duplex(64 * 1024);
         let accepted = Incoming::new(near, &ours).upgrade(ALL);
         let leaving = async {
-            let mut dialled = if secure {
-                dial_secure_on(far, client.clone(), &theirs).await.unwrap()
+            let web = if secure {
+                secure_web(&client)
             } else {
-                dial_web_on(far, plain_web(), &theirs).await.unwrap()
+                plain_web()
             };
+            let mut dialled = dial_web_on(far, web, &theirs).await.unwrap();
             let mut asides = Asides {
                 close: Some(1000),
                 ..Asides::default()
