@@ -114,6 +114,8 @@ pub(in crate::connection) struct Turn {
     pub(in crate::connection) lost: Option<ConnectionError>,
     /// Bytes that have been read in this turn.
     pub(in crate::connection) read: usize,
+    /// The peer keeps memory that is needed.
+    pub(in crate::connection) hoarded: bool,
 }
 
 impl Turn {
@@ -123,6 +125,7 @@ impl Turn {
         self.commands.clear();
         self.lost = None;
         self.read = 0;
+        self.hoarded = false;
     }
 
     /// Whether nothing was found.
@@ -216,7 +219,7 @@ impl QuicEgress {
             }
         }
         state.read(read_max, turn);
-        state.count_unread(turn);
+        state.count_unread(turn, now);
         state.offers = 0;
         if turn.commands.is_empty() {
             mem::swap(&mut turn.commands, &mut state.inbox);

@@ -6,6 +6,8 @@
 //! has come and was not read is not told by the transport; it is worked out from
 //! what came and what was read, and never more than the window allows.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 
 use crate::connection::pool;
@@ -23,6 +25,13 @@ const PIECE_LEAST: usize = 64;
 /// acknowledgement. Chosen high, so that what honest peers send adds up to less
 /// than they have us read, and the estimate falls back to nothing.
 const FRAMING: usize = 64;
+
+/// Bytes that may wait for some that are missing, whatever memory there is.
+const GAP_LEAST: usize = 16 * 1024;
+
+/// How long more may wait while the memory for buffers is taken. What was lost
+/// is sent again within seconds.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A piece of what is sent, in the account for as long as it is there.
 struct Piece(Vec<u8>);
@@ -65,6 +74,8 @@ pub(super) struct Unread {
     arrived: usize,
     /// Frames of streams until the last turn.
     frames: u64,
+    /// Since when more waits than may, and the memory is taken.
+    too_much_since: Option<Instant>,
 }
 
 impl Unread {
@@ -91,6 +102,18 @@ impl Unread {
             }
         }
         self.set(now.saturating_sub(read).min(window));
+    }
+
+    /// Whether bytes wait for too long for some that their peer does not send,
+    /// while the memory for buffers is taken (`full`). Streams that nobody may
+    /// read from are not its doing: they can have as much as `excused`.
+    pub(super) fn is_hoarded(&mut self, full: bool, excused: usize, now: Instant) -> bool {
+        if !full || self.bytes <= excused + GAP_LEAST {
+            self.too_much_since = None;
+            return false;
+        }
+        let since = *self.too_much_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= GAP_PATIENCE
     }
 
     /// No stream is open that could have any.
@@ -175,6 +198,26 @@ mod tests {
         assert_eq!(pool::untold() - before, WINDOW as i64);
         drop(unread);
         assert_eq!(pool::untold(), before);
+    }
+
+    #[test]
+    fn bytes_behind_a_gap_are_given_up_in_time_when_the_memory_is_taken() {
+        let start = crate::clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut unread = Unread::default();
+        unread.came(40 * 1024);
+        unread.turn(|| 1, 0, WINDOW);
+        assert!(!unread.is_hoarded(true, 0, at(0)));
+        assert!(!unread.is_hoarded(true, 0, at(29)));
+        assert!(unread.is_hoarded(true, 0, at(30)));
+        // Without need nobody is given up, nor for what a circuit holds back.
+        assert!(!unread.is_hoarded(false, 0, at(31)));
+        assert!(!unread.is_hoarded(true, 0, at(32)), "its time begins anew");
+        assert!(!unread.is_hoarded(true, WINDOW, at(90)));
+        // Nor who sends what was missing.
+        assert!(!unread.is_hoarded(true, 0, at(91)));
+        unread.turn(|| 1, 30 * 1024, WINDOW);
+        assert!(!unread.is_hoarded(true, 0, at(200)));
     }
 
     #[test]

@@ -90,10 +90,10 @@ impl Pair {
 
     /// Carries datagrams until nobody has one.
     fn exchange(&mut self) {
-        while self.to_server() | self.to_client() {}
+        while self.carry_to_server() | self.carry_to_client() {}
     }
 
-    fn to_server(&mut self) -> bool {
+    fn carry_to_server(&mut self) -> bool {
         let mut any = false;
         let mut datagram = Vec::new();
         while let Some(sent) = self.client.poll_transmit(self.now, 1, &mut datagram) {
@@ -113,7 +113,7 @@ impl Pair {
         any
     }
 
-    fn to_client(&mut self) -> bool {
+    fn carry_to_client(&mut self) -> bool {
         let mut any = false;
         let mut datagram = Vec::new();
         while let Some(sent) = self.egress.transmit(self.now, 1, &mut datagram) {
@@ -213,7 +213,8 @@ fn a_peer_may_have_more_on_its_way_with_each_circuit_and_once_only() {
 fn while_the_memory_for_buffers_is_taken_no_window_grows() {
     let mut pair = Pair::new();
     let buffers = Buffers::new(Some(1));
-    pool::observe_pool(Metrics::new().pools.clone(), Arc::clone(&buffers));
+    let metrics = Metrics::new();
+    pool::observe_pool(Arc::clone(&metrics.pools), Arc::clone(&buffers));
     buffers.add(1);
     let stream = pair.open();
     pair.fit(1);
