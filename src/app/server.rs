@@ -13,7 +13,7 @@ use crate::{
     certificates::Certificates,
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
-    connection::Context,
+    connection::{Context, observe_pool},
     engine::private_network::PrivateKey,
     identity::Identity,
     listener::{Admission, Inherited, Listeners, UdpListeners, WorkerSocket},
@@ -187,6 +187,8 @@ impl Server {
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
         let admin = bind_admin(loaded, files.token, &shared.context, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
+        // Walks over all connections let go of the last ends of some here.
+        observe_pool(Arc::clone(&metrics.pools), buffers);
         Ok(Self {
             identity,
             told,

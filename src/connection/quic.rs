@@ -255,6 +255,9 @@ fn work(
         session
             .egress
             .take_turn(pass.now, READ_MAX, turn, pass.effects);
+        if turn.hoarded {
+            return Err(Closed::Memory);
+        }
         if turn.is_empty() {
             break;
         }

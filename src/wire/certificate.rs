@@ -66,6 +66,11 @@ impl<'a> Certificate<'a> {
             body.take(SEQUENCE)?;
         }
         let key_info = body.value(SEQUENCE)?;
+        // Algorithm and key. Verifiers read as far as these, and no further.
+        let mut key = Der(Der(key_info).take(SEQUENCE)?);
+        key.take(SEQUENCE)?;
+        key.take(BIT_STRING)?;
+        key.end()?;
         body.take_if(ISSUER_ID)?;
         body.take_if(SUBJECT_ID)?;
         let mut wrapped = Der(body.take(EXTENSIONS)?);
@@ -185,6 +190,17 @@ mod tests {
             assert_eq!(key, identity.public());
             assert_eq!(found.key_info[0], SEQUENCE);
         }
+    }
+
+    #[test]
+    fn nothing_may_stand_behind_the_key() {
+        let mut der = certificate(&Keypair::generate_ed25519());
+        // The key of 65 bytes, and no bits of the last one unused.
+        let key = [BIT_STRING, 66, 0, 4];
+        let at = der.windows(4).position(|bytes| bytes == key).unwrap();
+        der[at + 1] = 3;
+        let refused = Certificate::decode(&der).unwrap_err();
+        assert!(matches!(refused, DecodeError::Malformed(_)), "{refused}");
     }
 
     #[test]

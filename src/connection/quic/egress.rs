@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) streams: Vec<Half>,
     /// Streams that may have bytes to read, and credit to read them with.
     pub(super) readable: Vec<StreamId>,
+    /// Some stream waits until the transport has let go of pieces.
+    pub(super) crowded: bool,
     /// Streams that run through another connection.
     pub(super) circuits: u32,
     /// Largest receive window that the peer has been given.
@@ -116,6 +118,8 @@ pub(in crate::connection) struct Turn {
     /// What has been read, each stream's in one piece: datagrams are small, and
     /// whoever carries the bytes on takes them at once.
     pub(in crate::connection) bytes: Vec<u8>,
+    /// The peer keeps memory that is needed.
+    pub(in crate::connection) hoarded: bool,
 }
 
 impl Turn {
@@ -125,6 +129,7 @@ impl Turn {
         self.commands.clear();
         self.lost = None;
         self.bytes.clear();
+        self.hoarded = false;
     }
 
     /// Whether nothing was found.
@@ -145,6 +150,7 @@ impl QuicEgress {
                 closed: false,
                 streams: Vec::new(),
                 readable: Vec::new(),
+                crowded: false,
                 circuits: 0,
                 granted: windows::BASE,
                 unread: Unread::default(),
@@ -207,6 +213,7 @@ impl QuicEgress {
             state.transport.handle_timeout(now);
         }
         state.reset_drained(now);
+        state.fit_windows();
         while let Some(event) = state.transport.poll() {
             match event {
                 Event::ConnectionLost { reason } => turn.lost = Some(reason),
@@ -217,8 +224,9 @@ impl QuicEgress {
                 | Event::DatagramsUnblocked => {}
             }
         }
+        state.refill_crowded(effects);
         state.read(read_max, turn);
-        state.count_unread(turn);
+        state.count_unread(turn, now);
         state.offers = 0;
         if turn.commands.is_empty() {
             mem::swap(&mut turn.commands, &mut state.inbox);

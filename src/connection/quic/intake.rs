@@ -8,13 +8,14 @@ use std::{mem, time::Instant};
 
 use quinn_proto::{Dir, StreamEvent};
 
-use crate::connection::egress::QUEUE_MAX;
+use crate::connection::{egress::QUEUE_MAX, pool};
 use crate::engine::demux::StreamId;
 use crate::state::leg::Effects;
 
 use super::{
     egress::{Item, State, Turn},
     streams::{id_of, wire},
+    windows,
 };
 
 impl State {
@@ -89,17 +90,25 @@ impl State {
     }
 
     /// Behind reading: tells what is left with the transport.
-    pub(super) fn count_unread(&mut self, turn: &Turn) {
+    pub(super) fn count_unread(&mut self, turn: &mut Turn, now: Instant) {
         if self.closed {
             // It stays there until the transport goes.
             return;
         }
-        if self.streams.is_empty() && turn.items.is_empty() {
-            return self.unread.clear();
-        }
         let (transport, window) = (&self.transport, self.granted as usize);
         let frames = || transport.stats().frame_rx.stream;
+        if self.streams.is_empty() && turn.items.is_empty() {
+            return self.unread.clear(frames);
+        }
         self.unread.turn(frames, turn.bytes.len(), window);
+        let full = pool::is_full();
+        let excused = if full {
+            let held_back = self.streams.iter().filter(|half| half.allowance == 0);
+            held_back.count() * windows::STREAM as usize
+        } else {
+            0
+        };
+        turn.hoarded = self.unread.is_hoarded(full, excused, now);
     }
 
     fn read_stream(&mut self, id: StreamId, read_max: usize, turn: &mut Turn) {

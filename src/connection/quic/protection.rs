@@ -2,11 +2,12 @@
 //! kept as their bytes.
 //!
 //! A prepared AES-GCM context is 640 bytes and one for headers 500; four and two
-//! of them would be a tenth of what an idle connection takes. A thread keeps
-//! those it has used last prepared ([`PREPARED`] of each): a connection that
-//! carries a circuit finds its keys there, one that says a word in fifteen
-//! seconds prepares them anew, in a quarter of a microsecond. Each worker has its
-//! own connections, so that nothing is prepared twice.
+//! of them would be a tenth of what an idle connection takes. A thread has
+//! places for prepared ones ([`PREPARED`] of each kind), which keys take from each
+//! other: a connection that carries a circuit finds its own there more often than
+//! not, one that says a word in fifteen seconds prepares them anew, in a quarter of
+//! a microsecond. Each worker has its own connections, so that nothing is prepared
+//! twice.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +18,11 @@ use aws_lc_rs::aead::{
 };
 use bytes::BytesMut;
 use quinn_proto::crypto::{self, CryptoError, KeyPair};
-use zeroize::Zeroize;
 
 use crate::engine::record::{Secret, Suite, TAG_LEN};
 
-/// Keys of each kind that a thread keeps prepared, 300 KiB in all: those of as
-/// many circuits at work as a hundred.
+/// Keys of each kind that a thread keeps prepared, 300 KiB in all once there are
+/// so many.
 const PREPARED: usize = 256;
 
 /// Where the packet number begins to be the sample (RFC 9001 §5.4.2), and how
@@ -110,14 +110,11 @@ impl Key {
     }
 }
 
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
-}
-
 /// What a thread has prepared, each where its id says.
-struct Prepared<T>(RefCell<[Option<(u64, T)>; PREPARED]>);
+struct Prepared<T>(RefCell<Vec<Place<T>>>);
+
+/// A key's number, and what was made of it.
+type Place<T> = Option<Box<(u64, T)>>;
 
 /// Numbers that have been given to keys of packets, and to those of headers.
 static PACKET_KEYS_GIVEN: AtomicU64 = AtomicU64::new(0);
@@ -125,23 +122,28 @@ static HEADER_KEYS_GIVEN: AtomicU64 = AtomicU64::new(0);
 
 impl<T> Prepared<T> {
     const fn new() -> Self {
-        Self(RefCell::new([const { None }; PREPARED]))
+        Self(RefCell::new(Vec::new()))
     }
 
     fn with<R>(&self, id: u64, prepare: impl FnOnce() -> T, work: impl FnOnce(&T) -> R) -> R {
         let mut places = self.0.borrow_mut();
+        if places.is_empty() {
+            places.resize_with(PREPARED, || None);
+        }
         let place = &mut places[place(id)];
-        if place.as_ref().is_none_or(|(other, _)| *other != id) {
+        if place.as_ref().is_none_or(|held| held.0 != id) {
             *place = None;
         }
-        let (_, prepared) = place.get_or_insert_with(|| (id, prepare()));
-        work(prepared)
+        let held = place.get_or_insert_with(|| Box::new((id, prepare())));
+        work(&held.1)
     }
 
     /// Its key is no more.
     fn forget(&self, id: u64) {
         let mut places = self.0.borrow_mut();
-        places[place(id)].take_if(|(held, _)| *held == id);
+        if let Some(place) = places.get_mut(place(id)) {
+            place.take_if(|held| held.0 == id);
+        }
     }
 }
 
@@ -367,7 +369,7 @@ mod tests {
             let keys: Vec<PacketKey> = (0..=PREPARED)
                 .map(|at| {
                     let mut bytes = [7; 48];
-                    bytes[0] = u8::try_from(at).unwrap();
+                    bytes[..8].copy_from_slice(&at.to_le_bytes());
                     PacketKey::new(suite, &Secret::new(&bytes).unwrap())
                 })
                 .collect();

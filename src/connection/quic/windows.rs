@@ -63,6 +63,16 @@ pub(super) fn transport() -> TransportConfig {
     config
 }
 
+/// Windows of a connection with so many circuits.
+pub(super) const fn wanted(circuits: u32) -> u32 {
+    let most = if circuits < CIRCUITS_MOST {
+        circuits
+    } else {
+        CIRCUITS_MOST
+    };
+    BASE + most * STREAM
+}
+
 /// Fits a connection's windows to its circuits; `granted` is the largest
 /// receive window that it has had, [`BASE`] at first.
 ///
@@ -70,7 +80,7 @@ pub(super) fn transport() -> TransportConfig {
 /// quinn adds each growth to that whatever was taken back before. While the
 /// memory for buffers is taken, nothing grows.
 pub(super) fn fit(transport: &mut Transport, circuits: u32, granted: &mut u32) {
-    let window = BASE + circuits.min(CIRCUITS_MOST) * STREAM;
+    let window = wanted(circuits);
     if pool::is_full() && window > *granted {
         return;
     }
