@@ -13,7 +13,7 @@ use crate::{
     certificates::Certificates,
     clock,
     config::{AccessLists, Config, ConfigError, Loaded},
-    connection::{Context, observe_pool},
+    connection::Context,
     engine::private_network::PrivateKey,
     identity::Identity,
     listener::{Admission, Inherited, Listeners, UdpListeners, WorkerSocket},
@@ -180,15 +180,13 @@ impl Server {
             }),
             context: Arc::new(context),
             limits,
-            buffers: Arc::clone(&buffers),
+            buffers,
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };
         let rulebook = access::rulebook(loaded, &shared.context, &store)?;
         let admin = bind_admin(loaded, files.token, &shared.context, &health, &rulebook).await?;
         observe(&metrics, &shared, &store);
-        // Walks over all connections let go of the last ends of some here.
-        observe_pool(Arc::clone(&metrics.pools), buffers);
         Ok(Self {
             identity,
             told,
