@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
-use rustls::RootCertStore;
+use rustls::{CertificateError, Error, RootCertStore};
 
 use crate::clock;
 use crate::connection::carrier::CarrierError;
@@ -87,8 +87,13 @@ pub enum ProbeError {
     #[error("{0}")]
     Roots(String),
     /// It has a certificate that browsers would refuse.
-    #[error("certificate: {0}; --certificate-roots names whom else to believe")]
-    Certificate(rustls::Error),
+    #[error("certificate: {0}")]
+    Certificate(Error),
+    /// It has one that nobody vouches for who is believed here.
+    #[error(
+        "certificate: {0}; --certificate-roots names whom to believe in place of the system's list"
+    )]
+    UnknownIssuer(Error),
     /// It is no libp2p peer, or speaks nothing that we do.
     #[error("handshake: {0}")]
     Upgrade(UpgradeError),
@@ -177,8 +182,14 @@ pub async fn run(request: &Request, report: &mut Report) -> Result<(), ProbeErro
     // asks.
     let upgraded = upgraded.map_err(|error| match error {
         UpgradeError::Timeout(_) => deadline.passed("handshake"),
-        UpgradeError::Secure(TlsError::Refused(error @ rustls::Error::InvalidCertificate(_))) => {
-            ProbeError::Certificate(error)
+        UpgradeError::Secure(TlsError::Refused(Error::InvalidCertificate(fault))) => {
+            let unknown = fault == CertificateError::UnknownIssuer;
+            let error = Error::InvalidCertificate(fault);
+            if unknown {
+                ProbeError::UnknownIssuer(error)
+            } else {
+                ProbeError::Certificate(error)
+            }
         }
         error => ProbeError::Upgrade(error),
     })?;

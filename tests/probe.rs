@@ -18,6 +18,7 @@ use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use tempfile::TempDir;
 
 use crate::authority::Files;
@@ -231,15 +232,31 @@ fn each_kind_of_websocket_is_a_way_in() {
     let other = secure.address.replace("relay.example", "other.example");
     let (_, wrong) = failed(&[&other, "--certificate-roots", &roots]);
     assert!(wrong.starts_with("certificate: invalid peer"), "{wrong}");
+    assert!(!wrong.contains("--certificate-roots"), "{wrong}");
     // Nor is one whom nobody vouches for who is believed here.
     let (_, wrong) = failed(&[&secure.address, "--certificate-roots", chain_of(&chain)]);
     assert!(wrong.starts_with("certificate: invalid peer"), "{wrong}");
+    let directory = tempfile::tempdir().unwrap();
+    let others = directory.path().join("others.pem");
+    fs::write(&others, root_of("somebody else")).unwrap();
+    let others = others.display().to_string();
+    let (_, wrong) = failed(&[&secure.address, "--certificate-roots", &others]);
+    assert!(wrong.starts_with("certificate: invalid peer"), "{wrong}");
+    assert!(wrong.contains("--certificate-roots"), "{wrong}");
     let (_, wrong) = failed(&[
         &web.bare_address().replace("/ws", "/tls/ws"),
         "--certificate-roots",
         &roots,
     ]);
     assert!(wrong.starts_with("handshake: "), "{wrong}");
+}
+
+/// The certificate of an authority of this name.
+fn root_of(name: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    params.self_signed(&key).unwrap().pem()
 }
 
 /// The file in a setting.

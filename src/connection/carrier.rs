@@ -113,8 +113,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 
     /// Reads once, or until the layers have something for us: how many bytes
-    /// are at the front of `buffer`, which is longer than what layers keep. 0 is
-    /// the end.
+    /// are at the front of `buffer`, which with layers is longer than all that
+    /// they may come to keep ([`layer::KEPT_MAX`]). 0 is the end.
     ///
     /// # Errors
     /// [`CarrierError`]; there is nothing more to come.
@@ -128,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 return Poll::Ready(Ok(0));
             }
             let kept = self.layers.inbound.kept();
+            debug_assert!(kept < buffer.len(), "no room to read into");
             let mut read = ReadBuf::new(&mut buffer[kept..]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             let count = read.filled().len();
@@ -203,12 +204,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         self.unsent.drain(..sent);
         outcome
-    }
-
-    /// Room that [`Self::poll_receive`] wants beside that for what it returns.
-    #[must_use]
-    pub fn kept(&self) -> usize {
-        self.layers.inbound.kept()
     }
 
     /// Whether the peer has said, in the words of a layer, that nothing more

@@ -95,7 +95,8 @@ impl Pace {
                 opened: 0,
             };
         }
-        self.opened += 1;
+        // Refused ones count too, however many there are.
+        self.opened = self.opened.saturating_add(1);
         self.opened <= JS_MPLEX_OPENS_MAX / 2
     }
 }
@@ -202,5 +203,19 @@ impl<E: Sending> Session<E> {
         self.table
             .insert(Entry::new(stream, Origin::Us, handler, guard, permit));
         Some(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn no_number_of_openings_within_a_second_begins_anew() {
+        let (mut pace, now) = (Pace::default(), clock::now());
+        let borne = (0..1_000).filter(|_| pace.bears(now)).count();
+        assert_eq!(borne, usize::from(JS_MPLEX_OPENS_MAX / 2));
+        assert!(pace.bears(now + Duration::from_secs(1)));
     }
 }

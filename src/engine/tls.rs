@@ -5,8 +5,8 @@
 //! would keep some 1.6 KiB for each connection, to compute new keys when one
 //! side renews its own; instead we keep both traffic secrets, which it tells to
 //! a key log, and renew by ourselves (`record/tls.rs`). Bounds the bytes of a
-//! handshake to [`HANDSHAKE_MAX`], in [`RECORDS_MAX`] records. Certificates are left to the configuration,
-//! the deadline to the caller.
+//! handshake ([`HANDSHAKE_MAX`], [`WEB_HANDSHAKE_MAX`]) and its records. Certificates
+//! are left to the configuration, the deadline to the caller.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -20,9 +20,10 @@ use rustls::unbuffered::{
 use rustls::{CipherSuite, ClientConfig, CommonState, KeyLog, ServerConfig};
 
 use crate::engine::record::{OpenKey, SealKey, Secret, Suite};
-use crate::wire::tls::record_len;
+use crate::wire::tls::{RECORD_HEADER_LEN, record_len};
 
-/// Most bytes that a peer may send before its handshake is done. The largest
+/// Most bytes that a peer may send before its handshake is done, and a client of
+/// the Web. The largest
 /// honest ones are a hello with keys against quantum computers (1.7 KiB) and a
 /// certificate of an RSA identity (3 KiB).
 pub const HANDSHAKE_MAX: usize = 16 * 1024;
@@ -30,6 +31,32 @@ pub const HANDSHAKE_MAX: usize = 16 * 1024;
 /// Most records in which they may come: an honest handshake takes five or six.
 /// rustls looks again at those that it has kept whenever another one comes.
 pub const RECORDS_MAX: usize = 64;
+
+/// Most bytes that a server of the Web may send likewise: a long chain of
+/// certificates, and what browsers are told beside it.
+pub const WEB_HANDSHAKE_MAX: usize = 64 * 1024;
+
+/// Most records in which they may come: some servers begin with small ones.
+pub const WEB_RECORDS_MAX: usize = 128;
+
+/// What a peer may send before its handshake is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    bytes: usize,
+    records: usize,
+}
+
+/// Of peers, and of clients of the Web.
+pub const PEER: Bounds = Bounds {
+    bytes: HANDSHAKE_MAX,
+    records: RECORDS_MAX,
+};
+
+/// Of servers of the Web.
+const WEB: Bounds = Bounds {
+    bytes: WEB_HANDSHAKE_MAX,
+    records: WEB_RECORDS_MAX,
+};
 
 /// Why a handshake failed. What was put out before is to be sent: its end is
 /// the alert that tells the peer.
@@ -39,8 +66,8 @@ pub enum TlsError {
     #[error("tls: {0}")]
     Refused(#[from] rustls::Error),
     /// The peer sends more than any handshake takes.
-    #[error("tls handshake exceeds {HANDSHAKE_MAX} bytes or {RECORDS_MAX} records")]
-    TooLarge,
+    #[error("tls handshake exceeds {} bytes or {} records", .0.bytes, .0.records)]
+    TooLarge(Bounds),
     /// The handshake came to an end that is none.
     #[error("tls handshake ended before it was done")]
     Ended,
@@ -67,6 +94,7 @@ pub struct TlsHandshake {
     seen: usize,
     received: usize,
     records: usize,
+    bounds: Bounds,
 }
 
 enum Side {
@@ -85,7 +113,8 @@ impl TlsHandshake {
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         config.send_tls13_tickets = 0;
         let connection = UnbufferedServerConnection::new(Arc::new(config))?;
-        Ok(Self::new(Side::Server(Box::new(connection)), secrets))
+        let side = Side::Server(Box::new(connection));
+        Ok(Self::new(side, secrets, PEER))
     }
 
     /// Appends the hello to a peer to `output`. No name is sent.
@@ -95,14 +124,23 @@ impl TlsHandshake {
     pub fn client(mut config: ClientConfig, output: &mut Vec<u8>) -> Result<Self, TlsError> {
         config.enable_sni = false;
         let name = ServerName::try_from("peer.invalid").map_err(|_| TlsError::Ended)?;
-        Self::client_of(config, name, output)
+        Self::client_within(PEER, config, name, output)
     }
 
-    /// Appends the hello to the server of this name to `output`.
+    /// Appends the hello to the server of the Web of this name to `output`.
     ///
     /// # Errors
     /// [`TlsError::Refused`] if the configuration is of no use.
     pub fn client_of(
+        config: ClientConfig,
+        name: ServerName<'static>,
+        output: &mut Vec<u8>,
+    ) -> Result<Self, TlsError> {
+        Self::client_within(WEB, config, name, output)
+    }
+
+    fn client_within(
+        bounds: Bounds,
         mut config: ClientConfig,
         name: ServerName<'static>,
         output: &mut Vec<u8>,
@@ -110,19 +148,28 @@ impl TlsHandshake {
         let secrets = Arc::new(TrafficSecrets::default());
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         let connection = UnbufferedClientConnection::new(Arc::new(config), name)?;
-        let mut handshake = Self::new(Side::Client(Box::new(connection)), secrets);
+        let side = Side::Client(Box::new(connection));
+        let mut handshake = Self::new(side, secrets, bounds);
         handshake.run(&mut [], output)?;
         Ok(handshake)
     }
 
-    fn new(side: Side, secrets: Arc<TrafficSecrets>) -> Self {
+    fn new(side: Side, secrets: Arc<TrafficSecrets>, bounds: Bounds) -> Self {
         Self {
             side,
             secrets,
             seen: 0,
             received: 0,
             records: 0,
+            bounds,
         }
+    }
+
+    /// Most bytes of input that it wants at once: all, and the header of the
+    /// record that is too much.
+    #[must_use]
+    pub const fn input_max(&self) -> usize {
+        self.bounds.bytes + RECORD_HEADER_LEN
     }
 
     /// Takes records from the front of `input`, in place, and appends answers
@@ -143,8 +190,9 @@ impl TlsHandshake {
             let Some(length) = record_len(&input[begin..]) else {
                 return Ok((used, None));
             };
-            if self.received + length > HANDSHAKE_MAX || self.records == RECORDS_MAX {
-                return Err(TlsError::TooLarge);
+            let Bounds { bytes, records } = self.bounds;
+            if self.received + length > bytes || self.records == records {
+                return Err(TlsError::TooLarge(self.bounds));
             }
             // One record at a time: what stands behind the last one has keys
             // that only the record layer has.

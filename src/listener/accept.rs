@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::{Source, WorkerSocket, memory};
 use crate::clock;
 use crate::connection::carrier::Socket;
-use crate::state::access::{Access, Gate};
+use crate::state::access::{Access, Denied, Gate};
 use crate::state::limits::{Limits, Refusal, SocketPermit};
 
 /// Accepts in a row before the worker's connections have their turn: with some
@@ -77,16 +77,20 @@ impl Admission {
     /// Why it has to be closed.
     fn accepted(&self, remote: SocketAddr) -> Result<(SocketPermit, bool), AcceptEvent> {
         let ip = remote.ip();
-        let proxied = self.proxies.iter().any(|range| range.contains(&ip));
-        let admitted = if proxied {
-            // The operator's rules are about whom it forwards, as the limits are.
+        let around = self.proxies.iter().filter(|range| range.contains(&ip));
+        let widest = around.map(IpNet::prefix_len).min();
+        let admitted = if let Some(length) = widest {
+            // Wider rules are about whom it forwards, as the limits are.
+            self.access
+                .at_accept_of_proxy(ip, length)
+                .map_err(|reason| denied(remote, reason))?;
             self.limits.admit_unplaced()
         } else {
             let uncapped = self.allowed(remote)?;
             self.limits.admit(remote, uncapped, clock::now())
         };
         admitted
-            .map(|permit| (permit, proxied))
+            .map(|permit| (permit, widest.is_some()))
             .map_err(|refusal| refused(remote, refusal))
     }
 
@@ -111,11 +115,13 @@ impl Admission {
         let standing = self.access.at_accept(remote.ip());
         standing
             .map(|standing| standing.uncapped)
-            .map_err(|denied| {
-                debug!(%remote, gate = Gate::Accept.label(), reason = %denied, "socket refused");
-                AcceptEvent::Denied
-            })
+            .map_err(|reason| denied(remote, reason))
     }
+}
+
+fn denied(remote: SocketAddr, reason: Denied) -> AcceptEvent {
+    debug!(%remote, gate = Gate::Accept.label(), %reason, "socket refused");
+    AcceptEvent::Denied
 }
 
 fn refused(remote: SocketAddr, refusal: Refusal) -> AcceptEvent {
@@ -272,8 +278,43 @@ impl Backoff {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
+    use crate::config::{AccessLists, Config, Subject};
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_rule_as_narrow_as_its_range_stops_a_proxy() {
+        let proxy = SocketAddr::from(([10, 0, 0, 7], 1));
+        for (proxies, rule, let_in) in [
+            (&["10.0.0.0/24"][..], "10.0.0.7/32", false),
+            (&["10.0.0.0/24"], "10.0.0.0/25", false),
+            (&["10.0.0.0/24"], "10.0.0.0/24", false),
+            (&["10.0.0.0/24"], "10.0.0.8/32", true),
+            // These are about whom it forwards.
+            (&["10.0.0.0/24"], "10.0.0.0/8", true),
+            (&["10.0.0.7/32"], "0.0.0.0/0", true),
+            // It lies in one of them.
+            (&["10.0.0.7/32", "10.0.0.0/16"], "10.0.0.0/24", false),
+        ] {
+            let lists = AccessLists {
+                deny: [Subject::Range(rule.parse().unwrap())].into(),
+                ..AccessLists::default()
+            };
+            let config = Config::default();
+            let metrics = Metrics::new();
+            let admission = Admission {
+                limits: Limits::new(&config.connections),
+                access: Arc::new(Access::new(&config, &lists, &metrics.access)),
+                proxies: proxies.iter().map(|range| range.parse().unwrap()).collect(),
+            };
+            match admission.accepted(proxy) {
+                Ok((_, proxied)) => assert!(proxied && let_in, "{proxies:?}, {rule}"),
+                Err(event) => assert_eq!((event, let_in), (AcceptEvent::Denied, false)),
+            }
+        }
+    }
 
     #[test]
     fn waits_double_up_to_a_second_and_start_over() {

@@ -70,8 +70,8 @@ pub fn read(path: &Path) -> Result<Arc<RootCertStore>, String> {
     Ok(Arc::new(roots))
 }
 
-/// How such a server is dialed: with TLS 1.3, which every one has that browsers
-/// reach.
+/// How such a server is dialed: with TLS 1.3, the only one that our record layer
+/// has. One that has nothing newer than 1.2 browsers would still reach.
 pub(super) fn client_config(roots: Arc<RootCertStore>) -> ClientConfig {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))

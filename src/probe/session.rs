@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::ProbeError;
-use crate::connection::carrier::Carrier;
+use crate::connection::carrier::{Carrier, layer};
 use crate::engine::{
     batch::Batch,
     demux::{Demux, Event, Side, StreamId},
@@ -131,7 +131,7 @@ impl Session {
         if let Some(stream) = self.stream.as_ref().filter(|stream| stream.ended) {
             return Err(ProbeError::StreamEnded(stream.protocol));
         }
-        let mut buffer = vec![0; READ_MAX + self.carrier.kept()];
+        let mut buffer = vec![0; READ_MAX + layer::KEPT_MAX];
         let read = poll_fn(|cx| self.carrier.poll_receive(cx, &mut buffer)).await;
         let read = read.map_err(ProbeError::Carrier)?;
         if read == 0 {

@@ -147,6 +147,20 @@ impl Access {
         self.judge(self.of_address(address), Gate::Accept)
     }
 
+    /// Decides about the socket of a proxy that is believed because it stands in
+    /// a range of this length. Only rules as narrow are about the proxy; wider
+    /// ones are about whom it forwards, whose trust is no business of a proxy.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn at_accept_of_proxy(&self, address: IpAddr, length: u8) -> Result<(), Denied> {
+        let said = Said {
+            allowed: false,
+            ..self.of_ranges(address, length)
+        };
+        self.judge(said, Gate::Accept).map(|_| ())
+    }
+
     /// Decides about a connection. To be asked when others can already find
     /// it: a rule made before that is seen here, a rule made after that finds
     /// the connection.
@@ -271,12 +285,17 @@ impl Access {
     }
 
     fn of_address(&self, address: IpAddr) -> Said {
+        self.of_ranges(address, 0)
+    }
+
+    /// What is said by ranges whose prefix is so long at least.
+    fn of_ranges(&self, address: IpAddr, shortest: u8) -> Said {
         let address = address.to_canonical();
         let fixed = Said {
-            denied: self.deny.has_address(address),
-            allowed: self.allow.has_address(address),
+            denied: self.deny.has_address(address, shortest),
+            allowed: self.allow.has_address(address, shortest),
         };
-        fixed.and(self.live.of_address(address))
+        fixed.and(self.live.of_address(address, shortest))
     }
 }
 

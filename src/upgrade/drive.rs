@@ -18,7 +18,7 @@ use crate::engine::handshake::{Established, Handshake, MESSAGE_MAX, Progress};
 
 /// Bytes read at once: the largest handshake message, and room for what lazy
 /// clients put behind it. Also the most that is handed on unopened, besides
-/// one incomplete record.
+/// one incomplete record; with layers, [`layer::KEPT_MAX`] more.
 const READ_MAX: usize = 2 * MESSAGE_MAX;
 
 struct Scratch {
@@ -61,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 let room = if self.carrier.is_bare() {
                     most.saturating_sub(self.input.len()).min(READ_MAX)
                 } else {
-                    READ_MAX + self.carrier.kept()
+                    input.len()
                 };
                 let count = ready!(self.carrier.poll_receive(cx, &mut input[..room]))?;
                 if count == 0 {
@@ -124,7 +124,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drive<'_, S> {
             let mut behind = std::mem::take(&mut self.line.input);
             let carrier = &mut self.line.carrier;
             let bytes = if behind.is_empty() {
-                let room = READ_MAX + carrier.kept();
+                // Layers may have to hold more than they return.
+                let room = if carrier.is_bare() {
+                    READ_MAX
+                } else {
+                    input.len()
+                };
                 let count = ready!(carrier.poll_receive(cx, &mut input[..room]))?;
                 &mut input[..count]
             } else {

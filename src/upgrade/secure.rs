@@ -12,9 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::UpgradeError;
 use super::drive::Line;
+use crate::certificates::CHAIN_MAX;
 use crate::connection::carrier::layer::{Decoder, Encoder};
 use crate::connection::carrier::tls::{RecordDecoder, RecordEncoder};
-use crate::engine::tls::{HANDSHAKE_MAX, TlsHandshake};
+use crate::engine::tls::{TlsHandshake, WEB_HANDSHAKE_MAX};
+
+/// A server that has the longest chain of ours can be dialed.
+const _: () = assert!(CHAIN_MAX < WEB_HANDSHAKE_MAX, "no room for a chain");
 
 /// Shakes hands with a client, and encrypts whatever comes next.
 pub(super) async fn accept<S>(line: &mut Line<S>, config: ServerConfig) -> Result<(), UpgradeError>
@@ -38,7 +42,7 @@ where
     let handshake =
         TlsHandshake::client_of(config, name, &mut hello).map_err(UpgradeError::Secure)?;
     line.carrier.enqueue(&hello)?;
-    line.more(HANDSHAKE_MAX).await?;
+    line.more(handshake.input_max()).await?;
     finish(line, handshake).await
 }
 
@@ -64,10 +68,14 @@ where
                 return Err(UpgradeError::Secure(error));
             }
         }
-        line.more(HANDSHAKE_MAX).await?;
+        line.more(handshake.input_max()).await?;
     };
     let decoder = Decoder::Tls(RecordDecoder::new(finished.open));
     let encoder = Encoder::Tls(RecordEncoder::new(finished.seal));
-    line.carrier.push(decoder, encoder, &mut line.input)?;
-    Ok(())
+    let pushed = line.carrier.push(decoder, encoder, &mut line.input);
+    if pushed.is_err() {
+        // Told as far as the peer listens; the deadline is running.
+        poll_fn(|cx| line.carrier.poll_flush(cx)).await?;
+    }
+    Ok(pushed?)
 }

@@ -12,7 +12,7 @@ use super::session::{Authenticated, Local};
 use super::{HandshakeError, Role};
 use crate::engine::muxer::Muxer;
 use crate::engine::security::Security;
-use crate::engine::tls::{Finished, HANDSHAKE_MAX, TlsError, TlsHandshake};
+use crate::engine::tls::{Finished, HANDSHAKE_MAX, PEER, TlsError, TlsHandshake};
 use crate::wire::certificate::Certificate;
 use crate::wire::tls::{offered_protocols, record_len};
 
@@ -102,7 +102,7 @@ fn answer_to(input: &[u8], local: &Local) -> Result<Option<TlsHandshake>, Handsh
         return Ok(None);
     };
     if length > HANDSHAKE_MAX {
-        return Err(TlsError::TooLarge.into());
+        return Err(TlsError::TooLarge(PEER).into());
     }
     let Some(record) = input.get(..length) else {
         return Ok(None);

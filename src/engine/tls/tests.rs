@@ -296,7 +296,7 @@ fn a_hello_in_very_many_records_is_cut_off() {
         .flat_map(|byte| [22, 3, 3, 0, 1, *byte])
         .collect();
     let error = ours.handle_input(&mut input, &mut Vec::new());
-    assert!(matches!(error, Err(TlsError::TooLarge)));
+    assert!(matches!(error, Err(TlsError::TooLarge(_))));
 }
 
 #[test]
@@ -317,11 +317,11 @@ fn a_handshake_without_end_is_cut_off() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, TlsError::TooLarge), "{error}");
+    assert!(matches!(error, TlsError::TooLarge(_)), "{error}");
     // Nor is a long record waited for.
     let mut ours = TlsHandshake::server(server_config()).unwrap();
     let error = ours.handle_input(&mut [22, 3, 3, 0xff, 0xff], &mut Vec::new());
-    assert_eq!(error.err().unwrap(), TlsError::TooLarge);
+    assert_eq!(error.err().unwrap(), TlsError::TooLarge(PEER));
 }
 
 /// A verifier that takes everybody: what certificates have to be is tested

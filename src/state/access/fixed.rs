@@ -54,19 +54,22 @@ impl Set {
         self.peers.contains(peer)
     }
 
-    /// Whether a listed range covers the address, which is not a mapped one.
-    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+    /// Whether a listed range whose prefix is as long as `shortest` covers the
+    /// address, which is not a mapped one.
+    pub(super) fn has_address(&self, address: IpAddr, shortest: u8) -> bool {
         match address {
             IpAddr::V4(v4) => {
                 let bits = v4.to_bits();
-                self.v4.iter().any(|(length, ranges)| {
+                let mut listed = self.v4.iter().filter(|(length, _)| *length >= shortest);
+                listed.any(|(length, ranges)| {
                     let mask = u32::MAX.checked_shl(32 - u32::from(*length));
                     ranges.binary_search(&(bits & mask.unwrap_or(0))).is_ok()
                 })
             }
             IpAddr::V6(v6) => {
                 let bits = v6.to_bits();
-                self.v6.iter().any(|(length, ranges)| {
+                let mut listed = self.v6.iter().filter(|(length, _)| *length >= shortest);
+                listed.any(|(length, ranges)| {
                     let mask = u128::MAX.checked_shl(128 - u32::from(*length));
                     ranges.binary_search(&(bits & mask.unwrap_or(0))).is_ok()
                 })

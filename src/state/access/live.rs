@@ -172,8 +172,9 @@ impl Live {
         self.of_subject(&Subject::Peer(*peer))
     }
 
-    /// What the rules for the address and every range around it say.
-    pub(super) fn of_address(&self, address: IpAddr) -> Said {
+    /// What the rules for the address and every range around it say whose prefix
+    /// is as long as `shortest`.
+    pub(super) fn of_address(&self, address: IpAddr, shortest: u8) -> Said {
         if self.places.taken() == 0 {
             return Said::default();
         }
@@ -181,7 +182,7 @@ impl Live {
             IpAddr::V4(_) => &self.v4,
             IpAddr::V6(_) => &self.v6,
         };
-        let used = (0_u8..).zip(lengths);
+        let used = (0_u8..).zip(lengths).skip(shortest.into());
         used.filter(|(_, count)| count.load(Ordering::Acquire) > 0)
             .filter_map(|(length, _)| IpNet::new(address, length).ok())
             .map(|range| self.of_subject(&Subject::Range(range.trunc())))

@@ -509,9 +509,9 @@ proptest! {
             for address in probes() {
                 let covers = |list: &[Subject]| list.iter().any(|s| s.covers(&nobody, address));
                 let said = Said { denied: covers(&denied), allowed: covers(&allowed) };
-                prop_assert_eq!(live.of_address(address), said);
-                prop_assert_eq!(fixed[0].has_address(address), said.denied);
-                prop_assert_eq!(fixed[1].has_address(address), said.allowed);
+                prop_assert_eq!(live.of_address(address, 0), said);
+                prop_assert_eq!(fixed[0].has_address(address, 0), said.denied);
+                prop_assert_eq!(fixed[1].has_address(address, 0), said.allowed);
             }
             for subject in &subjects {
                 prop_assert_eq!(fixed[0].has(subject), denied.contains(subject));

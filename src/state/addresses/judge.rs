@@ -109,7 +109,7 @@ pub enum Withheld {
     #[error("{OBSERVERS_MIN} networks have to agree")]
     Disputed,
     /// Enough observers, and others are believed, or were a moment ago.
-    #[error("others are believed, which changes every ten minutes at most")]
+    #[error("three others are believed, and give way every ten minutes at most")]
     Surplus,
     /// Peers read no longer list.
     #[error("one too many for the 4 KiB that peers read: announce.addresses says which to tell")]

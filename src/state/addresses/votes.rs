@@ -8,7 +8,7 @@
 //! often that changes.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,10 @@ const OBSERVERS_MAX: usize = 64;
 /// Addresses believed of one transport and family (go-libp2p: 3).
 const BELIEVED_MAX: usize = 3;
 
-/// What is believed stays so for this long at least: each change is pushed to
-/// everybody, and a few networks that change their minds must not have us do that
-/// all the time.
+/// What is believed is neither given up nor displaced for this long after a
+/// change: each is pushed to everybody, and a few networks that change their minds
+/// must not have us do that all the time. A free place is taken at once, so that
+/// the first networks after a start do not decide alone.
 const SETTLED: Duration = Duration::from_secs(10 * 60);
 
 /// An address takes the place of one that is believed when its votes are to the
@@ -64,9 +65,7 @@ pub(super) struct Ballot {
 pub(super) struct Votes {
     seen: HashMap<Observed, Seen>,
     next: u64,
-    /// Of which something has been believed, ever.
-    known: HashSet<Kind>,
-    /// When beliefs may change next; at once if they never have.
+    /// When a belief may end next; at once if none has begun yet.
     settled_until: Option<Instant>,
 }
 
@@ -137,8 +136,8 @@ impl Votes {
     }
 
     /// Forgets what has expired and makes up its mind what to believe; whether
-    /// that has changed. It does once in [`SETTLED`] at most, but for the first
-    /// address of a kind, which is believed at once.
+    /// that has changed. Nothing is given up within [`SETTLED`] after a change, and
+    /// what is new comes into a free place.
     pub(super) fn review(&mut self, now: Instant) -> bool {
         for seen in self.seen.values_mut() {
             seen.votes
@@ -147,27 +146,37 @@ impl Votes {
         let settled = self.settled_until.is_some_and(|until| now < until);
         let wanted = self.wanted();
         let mut changed = false;
-        for (observed, seen) in &mut self.seen {
-            let kind = observed.kind();
-            let believed = wanted.contains(observed);
-            if seen.believed != believed && !(settled && self.known.contains(&kind)) {
-                seen.believed = believed;
+        let mut taken: HashMap<Kind, usize> = HashMap::new();
+        for (observed, seen) in self.seen.iter_mut().filter(|(_, seen)| seen.believed) {
+            if settled || wanted.contains(observed) {
+                *taken.entry(observed.kind()).or_default() += 1;
+            } else {
+                seen.believed = false;
+                changed = true;
+            }
+        }
+        for observed in wanted {
+            let taken = taken.entry(observed.kind()).or_default();
+            if let Some(seen) = self.seen.get_mut(&observed)
+                && !seen.believed
+                && *taken < BELIEVED_MAX
+            {
+                seen.believed = true;
+                *taken += 1;
                 changed = true;
             }
         }
         self.seen
             .retain(|_, seen| seen.believed || !seen.votes.is_empty());
         if changed {
-            let believed = self.seen.iter().filter(|(_, seen)| seen.believed);
-            self.known.extend(believed.map(|(seen, _)| seen.kind()));
             self.settled_until = Some(now + SETTLED);
         }
         changed
     }
 
     /// What is worth believing now: of each kind the addresses with most votes,
-    /// where those of one that is believed already count for more.
-    fn wanted(&self) -> HashSet<Observed> {
+    /// where those of one that is believed already count for more. The best first.
+    fn wanted(&self) -> Vec<Observed> {
         let enough = self.seen.iter();
         let enough = enough.filter(|(_, seen)| seen.votes.len() >= OBSERVERS_MIN);
         let mut candidates: Vec<(&Observed, &Seen)> = enough.collect();
@@ -349,9 +358,9 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_change_their_minds_change_nothing_before_ten_minutes() {
+    fn networks_that_change_their_minds_end_nothing_before_ten_minutes() {
         let (mut votes, begun) = (Votes::default(), clock::now());
-        let mut changes = Vec::new();
+        let (mut changes, mut ends, mut before) = (Vec::new(), Vec::new(), 0);
         for second in 0..3_600 {
             let now = begun + Duration::from_secs(second);
             let host = if second % 20 < 10 { 1 } else { 2 };
@@ -359,13 +368,23 @@ mod tests {
             if votes.review(now) {
                 changes.push(second);
             }
+            let count = believed(&votes).len();
+            if count < before {
+                ends.push(second);
+            }
+            before = count;
         }
-        assert_eq!(changes, [0, 610, 1_220, 1_830, 2_440, 3_050]);
+        assert_eq!(ends, [610, 1_220, 1_830, 2_440, 3_050]);
+        // What comes back finds its place free.
+        let mut expected: Vec<_> = ends.iter().flat_map(|end| [*end, end + 10]).collect();
+        expected.splice(0..0, [0, 10]);
+        assert_eq!(changes, expected);
     }
 
     #[test]
-    fn the_first_address_of_a_kind_does_not_wait() {
+    fn who_comes_first_does_not_keep_others_from_a_free_place() {
         let (mut votes, now) = (Votes::default(), clock::now());
+        // Four networks that lie, right after a start.
         vote(&mut votes, at(1, 4001), 0..4);
         assert!(votes.review(now));
         let quic = Observed {
@@ -375,12 +394,21 @@ mod tests {
         vote(&mut votes, quic, 0..4);
         assert!(votes.review(now));
         assert_eq!(believed(&votes), [at(1, 4001), quic]);
-        vote(&mut votes, at(2, 4001), 10..14);
-        assert!(!votes.review(now), "a second one does");
+        vote(&mut votes, at(2, 4001), 10..30);
+        assert!(votes.review(now), "what most say does not wait");
+        vote(&mut votes, at(3, 4001), 40..44);
+        vote(&mut votes, at(4, 4001), 50..55);
+        assert!(votes.review(now));
+        assert!(!votes.review(now), "there are three");
+        assert_eq!(
+            believed(&votes),
+            [at(1, 4001), quic, at(2, 4001), at(4, 4001)],
+            "of those that come together the best"
+        );
     }
 
     #[test]
-    fn what_was_given_up_is_not_the_first_of_its_kind_again() {
+    fn what_was_given_up_may_come_back() {
         let (mut votes, now) = (Votes::default(), clock::now());
         vote(&mut votes, at(1, 4001), 0..4);
         votes.review(now);
@@ -388,8 +416,8 @@ mod tests {
         let later = now + SETTLED;
         assert!(votes.review(later), "three are too few");
         vote(&mut votes, at(1, 4001), 0..1);
-        assert!(!votes.review(later));
-        assert!(votes.review(later + SETTLED));
+        assert!(votes.review(later));
+        assert_eq!(believed(&votes), [at(1, 4001)]);
     }
 
     #[test]

@@ -75,23 +75,35 @@ struct Client<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     async fn connect(wire: S, config: ClientConfig) -> Self {
+        let mut client = Self::shake(wire, config).await;
+        client.flush().await;
+        client
+    }
+
+    /// Shakes hands; its own end of that is not sent yet.
+    async fn shake(wire: S, config: ClientConfig) -> Self {
         let name = NAME.try_into().unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut client = Self { tls, wire };
-        client.flush().await;
         while client.tls.is_handshaking() {
-            assert!(client.read().await.unwrap(), "closed");
             client.flush().await;
+            assert!(client.read().await.unwrap(), "closed");
         }
         client
     }
 
     async fn flush(&mut self) {
+        let flight = self.flight();
+        self.wire.write_all(&flight).await.unwrap();
+    }
+
+    /// What it has to send.
+    fn flight(&mut self) -> Vec<u8> {
         let mut flight = Vec::new();
         while self.tls.wants_write() {
             self.tls.write_tls(&mut flight).unwrap();
         }
-        self.wire.write_all(&flight).await.unwrap();
+        flight
     }
 
     /// Reads once; whether there was anything.
@@ -227,6 +239,35 @@ async fn the_longest_chain_fits_what_waits_for_a_client() {
             () = peer => {}
             outcome = Incoming::new(near, &context).upgrade(SECURE) => panic!("{:?}", outcome.err()),
         }
+        // Our own client takes as much.
+        let theirs = super::context();
+        let (near, far) = duplex(width);
+        let accepted = Incoming::new(near, &context).upgrade(SECURE);
+        let dialled = dial_web_on(far, secure_web(&client), &theirs);
+        tokio::try_join!(accepted, dialled).unwrap();
+    }
+}
+
+/// A full record of TLS is longer than what a bare socket is read for at once.
+#[tokio::test(start_paused = true)]
+async fn a_full_record_is_waited_for_and_read() {
+    let (context, client) = secured(context(), 0);
+    let length = 16 * 1024 - 8_u16;
+    let header = [&[0x82, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4]].concat();
+    let frame = [header, vec![0; length.into()]].concat();
+    for width in [1, 4096, 64 * 1024] {
+        let (near, far) = duplex(width);
+        let peer = async {
+            let mut client = Client::connect(far, client.clone()).await;
+            client.say(REQUEST).await;
+            client.until(b"\r\n\r\n").await;
+            client.say(&frame).await;
+            client
+        };
+        let upgrade = Incoming::new(near, &context).upgrade(SECURE);
+        let (outcome, _client) = tokio::join!(upgrade, peer);
+        // It is read, and is no proposal of a protocol.
+        assert_eq!(outcome.map(|_| ()).unwrap_err().label(), "multistream");
     }
 }
 
@@ -235,19 +276,28 @@ async fn the_longest_chain_fits_what_waits_for_a_client() {
 async fn a_client_is_told_what_was_wrong_with_its_records() {
     let (context, client) = secured(context(), 0);
     let no_tag = [&[23, 3, 3, 0, 20][..], &[0; 20]].concat();
-    for (said, alert) in [
+    let wrong = [
         (no_tag, AlertDescription::BadRecordMac),
         (vec![23, 3, 3, 0x41, 1], AlertDescription::RecordOverflow),
         (vec![22, 3, 3, 0, 1, 0], AlertDescription::UnexpectedMessage),
-    ] {
+    ];
+    for (glued, (said, alert)) in [true, false].into_iter().flat_map(|glued| {
+        let wrong = wrong.iter();
+        wrong.map(move |wrong| (glued, wrong))
+    }) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let peer = async {
             let wire = TcpStream::connect(address).await.unwrap();
-            let mut client = Client::connect(wire, client.clone()).await;
+            let mut client = Client::shake(wire, client.clone()).await;
+            // The server may read it behind the handshake, or in its layer.
+            if !glued {
+                client.say(REQUEST).await;
+                client.until(b"\r\n\r\n").await;
+            }
+            let said = [&client.flight(), &said[..], &[0; 40_000]].concat();
             // Not all of it is taken.
             let _ = client.wire.write_all(&said).await;
-            let _ = client.wire.write_all(&[0; 40_000]).await;
             client.until_closed().await
         };
         let us = async {
@@ -256,7 +306,7 @@ async fn a_client_is_told_what_was_wrong_with_its_records() {
         };
         let (outcome, told) = tokio::join!(us, peer);
         assert_eq!(outcome.map(|_| ()).unwrap_err().label(), "outer_tls");
-        assert_eq!(told, Err(Error::AlertReceived(alert)));
+        assert_eq!(told, Err(Error::AlertReceived(*alert)));
     }
 }
 
