@@ -296,9 +296,9 @@ mod tests {
 
     #[test]
     fn pieces_begin_as_long_as_what_the_peer_let_us_send_before() {
-        const LONG: [u8; 2 * PIECE_MAX] = [7; 2 * PIECE_MAX];
+        let long = vec![7; 2 * PIECE_MAX];
         let mut pieces = Pieces::default();
-        let next = |pieces: &Pieces, taken| pieces.next(&LONG, taken).len();
+        let next = |pieces: &Pieces, taken| pieces.next(&long, taken).len();
         assert_eq!(next(&pieces, 0), PIECE_MAX);
         pieces.took(1, true);
         assert_eq!(next(&pieces, 0), PIECE_LEAST);

@@ -313,6 +313,7 @@ fn lay_over(mask: [u8; 4], pn_offset: usize, first: u8, packet: &mut [u8]) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use quinn_proto::crypto::{HeaderKey as _, PacketKey as _};
 

@@ -129,8 +129,10 @@ impl Handshake {
 
 impl crypto::Session for Session {
     fn initial_keys(&self, id: &ConnectionId, _: Side) -> Keys {
-        let keys = crypto::ServerConfig::initial_keys(&*self.initial, VERSION, id);
-        keys.ok().expect("the endpoint speaks this version only")
+        match crypto::ServerConfig::initial_keys(&*self.initial, VERSION, id) {
+            Ok(keys) => keys,
+            Err(_) => unreachable!("the endpoint speaks this version only"),
+        }
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
