@@ -180,7 +180,7 @@ impl Server {
             }),
             context: Arc::new(context),
             limits,
-            buffers: Arc::clone(&buffers),
+            buffers,
             accepting: CancellationToken::new(),
             running: CancellationToken::new(),
         };

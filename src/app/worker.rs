@@ -87,17 +87,21 @@ pub(super) async fn run(index: usize, sockets: Sockets, heartbeat: Heartbeat, sh
         Arc::clone(&shared.buffers),
     );
     let supervisor = Supervisor::default();
-    for socket in sockets.tcp {
+    let Sockets { tcp, udp, quic } = sockets;
+    for socket in tcp {
         let (supervisor_, shared_) = (supervisor.clone(), shared.clone());
         let accepting = accept(socket, supervisor_, shared_);
         supervisor.spawn("acceptor", vital(heartbeat.part(), accepting));
     }
-    if let Some(server) = sockets.quic
+    if let Some(server) = quic
         && server.takes(index)
-        && !sockets.udp.is_empty()
+        && !udp.is_empty()
     {
-        let serving = serve_quic(server, index, sockets.udp);
+        let serving = serve_quic(server, index, udp);
         supervisor.spawn("quic", vital(heartbeat.part(), serving));
+    } else {
+        // One that nobody reads would swallow its share of datagrams.
+        drop(udp);
     }
     let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

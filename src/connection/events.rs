@@ -225,15 +225,14 @@ impl<E: Sending> Session<E> {
         }
     }
 
-    /// Gives consumed bytes back to the peer as credit, half a window at a
-    /// time.
+    /// Gives consumed bytes back to the peer as credit, as much at a time as is
+    /// worth it.
     pub(super) fn consumed(&mut self, stream: StreamKey, bytes: usize, pass: &mut Pass<'_>) {
-        const GRANT_AT: u32 = crate::wire::yamux::INITIAL_WINDOW / 2;
         let Some(entry) = self.table.find_mut(stream) else {
             return;
         };
         entry.consumed += u32::try_from(bytes).expect("a slice of one record");
-        if entry.consumed >= GRANT_AT {
+        if entry.consumed >= self.egress.grant_at() {
             let bytes = std::mem::take(&mut entry.consumed);
             self.egress.grant(stream, bytes, pass.effects);
         }

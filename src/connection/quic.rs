@@ -16,10 +16,8 @@ use quinn_proto::{
     Connection as Transport, ConnectionError, ConnectionEvent, EndpointEvent, Transmit,
     TransportConfig, VarInt,
 };
-use rustls::pki_types::CertificateDer;
 
 use crate::config;
-use crate::identity::certificate;
 use crate::metrics::ConnectionGuard;
 use crate::state::connections::Leaving;
 use crate::state::limits::ConnectionPermit;
@@ -34,6 +32,7 @@ use super::{
 use egress::{Item, QuicEgress, Turn};
 
 pub use bell::Bell;
+pub use tls::{Tls, TlsUnfit};
 
 mod bell;
 mod egress;
@@ -41,7 +40,9 @@ mod held;
 mod intake;
 mod link;
 mod own;
+mod protection;
 mod streams;
+mod tls;
 mod windows;
 
 /// Looks at one connection before the next one has its turn: what a look has
@@ -171,10 +172,7 @@ impl QuicConnection {
     pub fn peer(&self) -> Option<PeerId> {
         self.egress.look(|transport| {
             let identity = transport.crypto_session().peer_identity()?;
-            let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-            // Verified in the handshake.
-            let key = certificate::peer_key(&chain).ok()?;
-            Some(key.to_peer_id())
+            identity.downcast::<PeerId>().ok().map(|peer| *peer)
         })
     }
 
@@ -273,7 +271,9 @@ fn work(
         for item in turn.items.drain(..) {
             match item {
                 Item::Opened(stream) => session.on_opened(stream, pass)?,
-                Item::Data(stream, bytes) => session.on_data(stream, &bytes, pass)?,
+                Item::Data(stream, range) => {
+                    session.on_data(stream, &turn.bytes[range], pass)?;
+                }
                 Item::Finished(stream) => session.on_finished(stream, pass),
                 Item::Reset(stream) => session.on_reset(stream, pass),
             }

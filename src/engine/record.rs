@@ -7,12 +7,13 @@
 //! would cost every idle connection more than half a KiB for each direction.
 
 mod alert;
+mod secret;
 mod tls;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
 pub use self::alert::Alert;
-pub use self::tls::{Secret, Suite};
+pub use self::secret::{Secret, Suite};
 use self::tls::{TlsOpen, TlsOpener, TlsSeal, TlsSealer};
 
 /// Bytes of framing in front of a Noise record.

@@ -88,7 +88,7 @@ pub struct Finished {
 /// One handshake under way.
 pub struct TlsHandshake {
     side: Side,
-    secrets: Arc<Secrets>,
+    secrets: Arc<TrafficSecrets>,
     /// Bytes at the front of the next input that rustls has seen already: the
     /// beginning of a message that goes on in the next record.
     seen: usize,
@@ -109,7 +109,7 @@ impl TlsHandshake {
     /// # Errors
     /// [`TlsError::Refused`] if the configuration is of no use.
     pub fn server(mut config: ServerConfig) -> Result<Self, TlsError> {
-        let secrets = Arc::new(Secrets::default());
+        let secrets = Arc::new(TrafficSecrets::default());
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         config.send_tls13_tickets = 0;
         let connection = UnbufferedServerConnection::new(Arc::new(config))?;
@@ -145,7 +145,7 @@ impl TlsHandshake {
         name: ServerName<'static>,
         output: &mut Vec<u8>,
     ) -> Result<Self, TlsError> {
-        let secrets = Arc::new(Secrets::default());
+        let secrets = Arc::new(TrafficSecrets::default());
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         let connection = UnbufferedClientConnection::new(Arc::new(config), name)?;
         let side = Side::Client(Box::new(connection));
@@ -154,7 +154,7 @@ impl TlsHandshake {
         Ok(handshake)
     }
 
-    fn new(side: Side, secrets: Arc<Secrets>, bounds: Bounds) -> Self {
+    fn new(side: Side, secrets: Arc<TrafficSecrets>, bounds: Bounds) -> Self {
         Self {
             side,
             secrets,
@@ -319,7 +319,9 @@ fn append<Data>(
     Ok(())
 }
 
-fn suite_of(suite: CipherSuite) -> Option<Suite> {
+/// The suite by that name, if it is one of TLS 1.3.
+#[must_use]
+pub fn suite_of(suite: CipherSuite) -> Option<Suite> {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Some(Suite::Aes128),
         CipherSuite::TLS13_AES_256_GCM_SHA384 => Some(Suite::Aes256),
@@ -330,12 +332,14 @@ fn suite_of(suite: CipherSuite) -> Option<Suite> {
 
 /// The traffic secrets of one connection, as rustls tells them to a key log.
 #[derive(Default)]
-struct Secrets {
-    client: OnceLock<Secret>,
-    server: OnceLock<Secret>,
+pub struct TrafficSecrets {
+    /// What the client seals with.
+    pub client: OnceLock<Secret>,
+    /// What the server seals with.
+    pub server: OnceLock<Secret>,
 }
 
-impl Secrets {
+impl TrafficSecrets {
     fn slot(&self, label: &str) -> Option<&OnceLock<Secret>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
@@ -345,7 +349,7 @@ impl Secrets {
     }
 }
 
-impl KeyLog for Secrets {
+impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
         if let (Some(slot), Some(secret)) = (self.slot(label), Secret::new(secret)) {
             slot.get_or_init(|| secret);
@@ -357,9 +361,9 @@ impl KeyLog for Secrets {
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for TrafficSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secrets")
+        f.write_str("TrafficSecrets")
     }
 }
 

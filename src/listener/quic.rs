@@ -8,12 +8,13 @@
 
 use std::{io, net::UdpSocket, sync::Arc, time::Duration};
 
-use quinn_proto::{
-    EndpointConfig, ServerConfig, ValidationTokenConfig, crypto::rustls::QuicServerConfig,
-};
+use quinn_proto::{EndpointConfig, ServerConfig, ValidationTokenConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{Context, quic};
+use crate::connection::{
+    Context,
+    quic::{self, Tls, TlsUnfit},
+};
 use crate::identity::Secret;
 use crate::state::limits::Limits;
 
@@ -58,11 +59,6 @@ pub struct Server {
     accepting: CancellationToken,
 }
 
-/// The TLS configuration cannot serve QUIC.
-#[derive(Debug, thiserror::Error)]
-#[error("no cipher suite for QUIC: {0}")]
-pub struct TlsUnfit(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite);
-
 impl Server {
     /// A server for this many workers. What it signs with the secret, resets and
     /// tokens and ids, it knows again after a restart.
@@ -78,7 +74,7 @@ impl Server {
         timeout: Duration,
         accepting: CancellationToken,
     ) -> Result<Arc<Self>, TlsUnfit> {
-        let crypto = Arc::new(QuicServerConfig::try_from(tls)?);
+        let crypto = Arc::new(Tls::new(tls)?);
         let keys = Keys::new(secret.bytes());
         let mut config = ServerConfig::new(crypto, Arc::new(keys.token()));
         config

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::engine::demux::StreamId;
 use crate::state::circuits::{Circuit, CircuitId};
+use crate::wire::yamux::INITIAL_WINDOW;
 
 /// The stream or its connection has ended; nothing was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,13 @@ pub trait Link: Send + Sync {
         payload: &[u8],
         effects: &mut Effects,
     ) -> Result<(), Untaken>;
+
+    /// Bytes of credit for a stream that are worth a grant: half of what its
+    /// peer may send without one. Many small grants cost the peers more than
+    /// they cost us.
+    fn grant_at(&self) -> u32 {
+        INITIAL_WINDOW / 2
+    }
 
     /// Lets the peer send `bytes` more on the stream.
     fn grant(&self, stream: StreamKey, bytes: u32, effects: &mut Effects);

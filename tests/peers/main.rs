@@ -80,6 +80,7 @@ mod punching;
 mod quic;
 mod quic_client;
 mod quic_closes;
+mod quic_keys;
 mod refusals;
 mod remembering;
 mod reserve;

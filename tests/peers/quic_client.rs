@@ -207,7 +207,7 @@ pub(crate) async fn ping(connection: &Connection) {
     start_ping(&mut send, &mut receive).await;
 }
 
-async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
+pub(crate) async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
     send.write_all(PING).await.unwrap();
     let mut agreed = [0; PING.len()];
     within(PROMPT, "ping is spoken", receive.read_exact(&mut agreed))
@@ -217,7 +217,7 @@ async fn start_ping(send: &mut SendStream, receive: &mut RecvStream) {
     echo(send, receive, 0).await;
 }
 
-async fn echo(send: &mut SendStream, receive: &mut RecvStream, seed: u64) {
+pub(crate) async fn echo(send: &mut SendStream, receive: &mut RecvStream, seed: u64) {
     let sent = pattern(seed, 0, 32);
     send.write_all(&sent).await.unwrap();
     let mut answer = [0; 32];

@@ -20,10 +20,6 @@ use crate::wire::yamux::INITIAL_WINDOW;
 /// Most bytes that one stream puts into the batch before the next one's turn.
 const TURN: usize = 64 * 1024;
 
-/// Credit owed upstream is returned when it reaches half a window: many small
-/// window updates cost the peers more than they cost us.
-const RETURN_AT: u32 = INITIAL_WINDOW / 2;
-
 /// A peer's window update went past 2^32 - 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("stream credit overflows")]
@@ -201,8 +197,8 @@ impl State {
         };
         let entry = &mut self.streams[index];
         entry.owed += bytes;
-        if entry.owed >= RETURN_AT
-            && let Some(upstream) = &entry.upstream
+        if let Some(upstream) = &entry.upstream
+            && entry.owed >= upstream.link.grant_at()
         {
             effects.owe(upstream.clone(), mem::take(&mut entry.owed));
         }

@@ -9,7 +9,7 @@
 use std::{
     mem,
     net::SocketAddr,
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, Range},
     sync::{Arc, Weak},
     time::Instant,
 };
@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) streams: Vec<Half>,
     /// Streams that may have bytes to read, and credit to read them with.
     pub(super) readable: Vec<StreamId>,
+    /// Some stream waits until the transport has let go of pieces.
+    pub(super) crowded: bool,
     /// Streams that run through another connection.
     pub(super) circuits: u32,
     /// Largest receive window that the peer has been given.
@@ -100,7 +102,8 @@ pub(super) struct State {
 /// What came in on a stream.
 pub(in crate::connection) enum Item {
     Opened(StreamId),
-    Data(StreamId, bytes::Bytes),
+    /// Bytes of the turn's.
+    Data(StreamId, Range<usize>),
     Finished(StreamId),
     Reset(StreamId),
 }
@@ -112,8 +115,9 @@ pub(in crate::connection) struct Turn {
     pub(in crate::connection) commands: Vec<Command>,
     /// The connection has ended by itself.
     pub(in crate::connection) lost: Option<ConnectionError>,
-    /// Bytes that have been read in this turn.
-    pub(in crate::connection) read: usize,
+    /// What has been read, each stream's in one piece: datagrams are small, and
+    /// whoever carries the bytes on takes them at once.
+    pub(in crate::connection) bytes: Vec<u8>,
     /// The peer keeps memory that is needed.
     pub(in crate::connection) hoarded: bool,
 }
@@ -124,7 +128,7 @@ impl Turn {
         self.items.clear();
         self.commands.clear();
         self.lost = None;
-        self.read = 0;
+        self.bytes.clear();
         self.hoarded = false;
     }
 
@@ -146,6 +150,7 @@ impl QuicEgress {
                 closed: false,
                 streams: Vec::new(),
                 readable: Vec::new(),
+                crowded: false,
                 circuits: 0,
                 granted: windows::BASE,
                 unread: Unread::default(),
@@ -208,6 +213,7 @@ impl QuicEgress {
             state.transport.handle_timeout(now);
         }
         state.reset_drained(now);
+        state.fit_windows();
         while let Some(event) = state.transport.poll() {
             match event {
                 Event::ConnectionLost { reason } => turn.lost = Some(reason),
@@ -218,6 +224,7 @@ impl QuicEgress {
                 | Event::DatagramsUnblocked => {}
             }
         }
+        state.refill_crowded(effects);
         state.read(read_max, turn);
         state.count_unread(turn, now);
         state.offers = 0;

@@ -6,6 +6,9 @@
 //! has come and was not read is not told by the transport; it is worked out from
 //! what came and what was read, and never more than the window allows.
 
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +29,10 @@ const PIECE_LEAST: usize = 64;
 /// than they have us read, and the estimate falls back to nothing.
 const FRAMING: usize = 64;
 
+/// Bytes of a stream in a datagram that has no more than framing: less than a
+/// ping, so that these too add up to less than is read.
+const FRAME_LEAST: usize = 16;
+
 /// Bytes that may wait for some that are missing, whatever memory there is.
 const GAP_LEAST: usize = 16 * 1024;
 
@@ -33,36 +40,70 @@ const GAP_LEAST: usize = 16 * 1024;
 /// is sent again within seconds.
 const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pieces of one stream that the transport may have. It walks over all of them
+/// for each packet that it makes, so that of a peer that grants a byte at a time
+/// or acknowledges nothing, the rest waits in the stream's queue.
+const PIECES_MAX: u32 = 1_024;
+
+/// The pieces of one stream that are with the transport.
+#[derive(Default)]
+pub(super) struct Pieces {
+    live: Arc<AtomicU32>,
+    /// How much the transport took at last, where the peer holds it back.
+    taken: Option<usize>,
+}
+
 /// A piece of what is sent, in the account for as long as it is there.
-struct Piece(Vec<u8>);
+struct Piece {
+    bytes: Vec<u8>,
+    live: Arc<AtomicU32>,
+}
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        pool::released(self.0.len() + PIECE_OVERHEAD);
+        self.live.fetch_sub(1, Ordering::Relaxed);
+        pool::released(self.bytes.len() + PIECE_OVERHEAD);
     }
 }
 
-/// A copy of these bytes for the transport.
-pub(super) fn piece(bytes: &[u8]) -> Bytes {
-    pool::held(bytes.len() + PIECE_OVERHEAD);
-    Bytes::from_owner(Piece(bytes.to_vec()))
-}
+impl Pieces {
+    /// A copy of the first of these bytes for the transport, behind `taken` that
+    /// it has taken just before. A piece of which it takes a byte stays whole:
+    /// where a peer holds back, pieces begin as long as what it let us send
+    /// before.
+    pub(super) fn next(&self, bytes: &[u8], taken: usize) -> Bytes {
+        let most = self.taken.map_or(PIECE_MAX, |before| {
+            before.max(taken).clamp(PIECE_LEAST, PIECE_MAX)
+        });
+        let bytes = &bytes[..bytes.len().min(most)];
+        pool::held(bytes.len() + PIECE_OVERHEAD);
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Piece {
+            bytes: bytes.to_vec(),
+            live: Arc::clone(&self.live),
+        })
+    }
 
-/// How long the next piece may be, behind `taken` bytes. A piece of which the
-/// transport takes a byte stays whole: of a peer that grants little at a time,
-/// pieces begin small, so that what is kept for it is at most twice what it lets
-/// us send.
-pub(super) fn piece_len(held_back: bool, taken: usize) -> usize {
-    if held_back {
-        taken.clamp(PIECE_LEAST, PIECE_MAX)
-    } else {
-        PIECE_MAX
+    /// The transport takes no more than these bytes, or all there were.
+    pub(super) fn took(&mut self, bytes: usize, held_back: bool) {
+        let before = self.taken.filter(|_| bytes == 0);
+        self.taken = held_back.then_some(before.unwrap_or(bytes));
+    }
+
+    /// Whether the transport has as many as it may.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.live.load(Ordering::Relaxed) >= PIECES_MAX
+    }
+
+    /// Whether it has let go of half of them again.
+    pub(super) fn are_few(&self) -> bool {
+        self.live.load(Ordering::Relaxed) <= PIECES_MAX / 2
     }
 }
 
@@ -70,7 +111,9 @@ pub(super) fn piece_len(held_back: bool, taken: usize) -> usize {
 #[derive(Default)]
 pub(super) struct Unread {
     bytes: usize,
-    /// Bytes of datagrams since the last turn, less their [`FRAMING`].
+    /// Datagrams since the last turn.
+    datagrams: usize,
+    /// Their bytes, less their [`FRAMING`].
     arrived: usize,
     /// Frames of streams until the last turn.
     frames: u64,
@@ -81,11 +124,13 @@ pub(super) struct Unread {
 impl Unread {
     /// A datagram has come.
     pub(super) fn came(&mut self, datagram: usize) {
+        self.datagrams += 1;
         self.arrived += datagram.saturating_sub(FRAMING);
     }
 
     /// What has come so far was no stream's.
     pub(super) fn forget_arrived(&mut self) {
+        self.datagrams = 0;
         self.arrived = 0;
     }
 
@@ -93,14 +138,9 @@ impl Unread {
     /// ever come: without a new one, datagrams carried something else. At most
     /// `window` bytes can be there.
     pub(super) fn turn(&mut self, frames: impl FnOnce() -> u64, read: usize, window: usize) {
-        let mut now = self.bytes;
-        if self.arrived > 0 {
-            let arrived = std::mem::take(&mut self.arrived);
-            let frames = frames();
-            if frames != std::mem::replace(&mut self.frames, frames) {
-                now += arrived;
-            }
-        }
+        let came = self.new_frames(frames);
+        let arrived = mem::take(&mut self.arrived).max(came.saturating_mul(FRAME_LEAST));
+        let now = self.bytes + if came > 0 { arrived } else { 0 };
         self.set(now.saturating_sub(read).min(window));
     }
 
@@ -116,9 +156,22 @@ impl Unread {
         now.saturating_duration_since(since) >= GAP_PATIENCE
     }
 
-    /// No stream is open that could have any.
-    pub(super) fn clear(&mut self) {
+    /// No stream is open that could have any: what has come so far counts no
+    /// more.
+    pub(super) fn clear(&mut self, frames: impl FnOnce() -> u64) {
+        self.new_frames(frames);
+        self.arrived = 0;
         self.set(0);
+    }
+
+    /// Frames of streams that have come since this was last asked.
+    fn new_frames(&mut self, frames: impl FnOnce() -> u64) -> usize {
+        if mem::take(&mut self.datagrams) == 0 {
+            return 0;
+        }
+        let frames = frames();
+        let before = mem::replace(&mut self.frames, frames);
+        usize::try_from(frames.saturating_sub(before)).unwrap_or(usize::MAX)
     }
 
     fn set(&mut self, bytes: usize) {
@@ -133,7 +186,7 @@ impl Unread {
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.clear();
+        self.set(0);
     }
 }
 
@@ -149,7 +202,8 @@ mod tests {
     #[test]
     fn a_piece_counts_until_the_last_of_it_is_gone() {
         let before = pool::untold();
-        let mut piece = piece(&[7; 1_000]);
+        let pieces = Pieces::default();
+        let mut piece = pieces.next(&[7; 1_000], 0);
         let rest = piece.split_off(10);
         drop(rest);
         assert_eq!(pool::untold() - before, 1_000 + PIECE_OVERHEAD as i64);
@@ -221,10 +275,38 @@ mod tests {
     }
 
     #[test]
-    fn pieces_for_a_peer_that_grants_little_begin_small() {
-        assert_eq!(piece_len(false, 0), PIECE_MAX);
-        assert_eq!(piece_len(true, 0), PIECE_LEAST);
-        assert_eq!(piece_len(true, 1_000), 1_000);
-        assert_eq!(piece_len(true, 1 << 20), PIECE_MAX);
+    fn what_comes_in_small_datagrams_counts_and_what_came_for_nobody_does_not() {
+        let before = pool::untold();
+        let mut unread = Unread::default();
+        for frames in 1..=1_000 {
+            unread.came(60);
+            unread.turn(|| frames, 0, WINDOW);
+        }
+        assert_eq!(pool::untold() - before, 1_000 * FRAME_LEAST as i64);
+        for _ in 0..50 {
+            unread.came(DATAGRAM.1);
+            unread.clear(|| 1_000);
+        }
+        unread.came(DATAGRAM.1);
+        unread.clear(|| 1_010);
+        unread.came(75);
+        unread.turn(|| 1_011, 32, WINDOW);
+        assert_eq!(pool::untold(), before);
+    }
+
+    #[test]
+    fn pieces_begin_as_long_as_what_the_peer_let_us_send_before() {
+        let long = vec![7; 2 * PIECE_MAX];
+        let mut pieces = Pieces::default();
+        let next = |pieces: &Pieces, taken| pieces.next(&long, taken).len();
+        assert_eq!(next(&pieces, 0), PIECE_MAX);
+        pieces.took(1, true);
+        assert_eq!(next(&pieces, 0), PIECE_LEAST);
+        assert_eq!(next(&pieces, 1_000), 1_000);
+        pieces.took(2_400, true);
+        pieces.took(0, true);
+        assert_eq!(next(&pieces, 0), 2_400);
+        pieces.took(PIECE_MAX, false);
+        assert_eq!(next(&pieces, 0), PIECE_MAX);
     }
 }

@@ -76,7 +76,7 @@ impl State {
     pub(super) fn read(&mut self, read_max: usize, turn: &mut Turn) {
         let streams = mem::take(&mut self.readable);
         for (index, stream) in streams.iter().enumerate() {
-            if turn.read >= read_max {
+            if turn.bytes.len() >= read_max {
                 self.readable.extend_from_slice(&streams[index..]);
                 return;
             }
@@ -95,12 +95,12 @@ impl State {
             // It stays there until the transport goes.
             return;
         }
-        if self.streams.is_empty() && turn.items.is_empty() {
-            return self.unread.clear();
-        }
         let (transport, window) = (&self.transport, self.granted as usize);
         let frames = || transport.stats().frame_rx.stream;
-        self.unread.turn(frames, turn.read, window);
+        if self.streams.is_empty() && turn.items.is_empty() {
+            return self.unread.clear(frames);
+        }
+        self.unread.turn(frames, turn.bytes.len(), window);
         let full = pool::is_full();
         let excused = if full {
             let held_back = self.streams.iter().filter(|half| half.allowance == 0);
@@ -120,8 +120,12 @@ impl State {
         let Ok(mut chunks) = stream.read(true) else {
             return;
         };
+        let start = turn.bytes.len();
+        let mut last = None;
         loop {
-            let room = half.allowance.min(read_max.saturating_sub(turn.read));
+            let room = half
+                .allowance
+                .min(read_max.saturating_sub(turn.bytes.len()));
             if room == 0 {
                 // Either the next turn or the next grant goes on.
                 if half.allowance > 0 {
@@ -132,15 +136,14 @@ impl State {
             match chunks.next(room) {
                 Ok(Some(chunk)) => {
                     half.allowance -= chunk.bytes.len();
-                    turn.read += chunk.bytes.len();
-                    turn.items.push(Item::Data(id, chunk.bytes));
+                    turn.bytes.extend_from_slice(&chunk.bytes);
                 }
                 Ok(None) => {
-                    turn.items.push(Item::Finished(id));
+                    last = Some(Item::Finished(id));
                     break;
                 }
                 Err(quinn_proto::ReadError::Reset(_)) => {
-                    turn.items.push(Item::Reset(id));
+                    last = Some(Item::Reset(id));
                     break;
                 }
                 Err(quinn_proto::ReadError::Blocked) => break,
@@ -148,6 +151,10 @@ impl State {
         }
         // That a window update is to be sent is found when packets are made.
         let _ = chunks.finalize();
+        if turn.bytes.len() > start {
+            turn.items.push(Item::Data(id, start..turn.bytes.len()));
+        }
+        turn.items.extend(last);
     }
 
     /// Resets streams whose last bytes have had time to leave.

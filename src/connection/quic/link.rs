@@ -10,6 +10,7 @@ use crate::state::leg::{Command, Effects, Gone, Leg, Link, StreamKey, Untaken};
 use super::{
     egress::{Locked, OFFERS_MAX, QuicEgress},
     streams::After,
+    windows,
 };
 
 impl Link for QuicEgress {
@@ -24,6 +25,10 @@ impl Link for QuicEgress {
         state.push(index, payload, effects)?;
         self.touch(&mut state, effects);
         Ok(())
+    }
+
+    fn grant_at(&self) -> u32 {
+        windows::AHEAD / 2
     }
 
     fn grant(&self, stream: StreamKey, bytes: u32, _effects: &mut Effects) {

@@ -15,17 +15,8 @@ use crate::clock;
 use crate::connection::{pool, queue::Queue};
 use crate::engine::demux::StreamId;
 use crate::state::leg::{Command, Effects, Gone, Leg, StreamKey, Untaken};
-use crate::wire::yamux::INITIAL_WINDOW;
 
-use super::{
-    egress::State,
-    held::{piece, piece_len},
-    windows,
-};
-
-/// Credit owed upstream is returned when it reaches half a window, as the other
-/// transports do.
-const RETURN_AT: u32 = INITIAL_WINDOW / 2;
+use super::{egress::State, held::Pieces, windows};
 
 /// Round trips, and time on top, that the last bytes of a stream get before a
 /// reset that is to come behind them. A reset tells the peer's transport to
@@ -53,8 +44,8 @@ pub(super) struct Half {
     /// The peer has ended its direction.
     pub(super) receive_closed: bool,
     pub(super) queue: Queue,
-    /// The transport has lately taken less than there was.
-    held_back: bool,
+    /// What the transport has of it.
+    pub(super) pieces: Pieces,
     /// Who sends what is carried here.
     pub(super) upstream: Option<Leg>,
     /// Bytes that have left and whose credit has not been returned.
@@ -87,10 +78,10 @@ impl State {
             stopped: false,
             receive_closed: false,
             queue: Queue::default(),
-            held_back: false,
+            pieces: Pieces::default(),
             upstream: None,
             owed: 0,
-            allowance: INITIAL_WINDOW as usize,
+            allowance: windows::AHEAD as usize,
             paced: false,
         };
         if let Err(index) = self.position(id) {
@@ -114,6 +105,13 @@ impl State {
     pub(super) fn attach_to(&mut self, index: usize, upstream: Leg) {
         if self.streams[index].upstream.replace(upstream).is_none() {
             self.circuits += 1;
+            windows::fit(&mut self.transport, self.circuits, &mut self.granted);
+        }
+    }
+
+    /// Lets windows grow that could not while the memory for buffers was taken.
+    pub(super) fn fit_windows(&mut self) {
+        if windows::wanted(self.circuits) > self.granted {
             windows::fit(&mut self.transport, self.circuits, &mut self.granted);
         }
     }
@@ -158,19 +156,42 @@ impl State {
         // Until it says that it is blocked: only then does it say when it is
         // writable again.
         while taken < bytes.len() {
-            let end = bytes.len().min(taken + piece_len(half.held_back, taken));
-            let mut piece = [piece(&bytes[taken..end])];
+            if half.pieces.are_too_many() {
+                self.crowded = true;
+                return taken;
+            }
+            let mut piece = [half.pieces.next(&bytes[taken..], taken)];
             match stream.write_chunks(&mut piece) {
                 Ok(written) => taken += written.bytes,
                 Err(WriteError::Blocked) => {
-                    half.held_back = true;
+                    half.pieces.took(taken, true);
                     return taken;
                 }
                 Err(WriteError::Stopped(_) | WriteError::ClosedStream) => return bytes.len(),
             }
         }
-        half.held_back = false;
+        half.pieces.took(taken, false);
         taken
+    }
+
+    /// Goes on with the streams whose pieces were too many.
+    pub(super) fn refill_crowded(&mut self, effects: &mut Effects) {
+        if !mem::take(&mut self.crowded) {
+            return;
+        }
+        let waiting = self.streams.iter().filter(|half| !half.queue.is_empty());
+        let ids: Vec<StreamId> = waiting.map(|half| half.key.id).collect();
+        for id in ids {
+            let few = self
+                .position(id)
+                .map(|at| self.streams[at].pieces.are_few());
+            match few {
+                Ok(true) => self.refill(id, effects),
+                // Either it waits for that, or for credit of the peer's.
+                Ok(false) => self.crowded = true,
+                Err(_) => {}
+            }
+        }
     }
 
     /// The transport has taken bytes: owes their sender credit.
@@ -178,7 +199,7 @@ impl State {
         let half = &mut self.streams[index];
         if let Some(upstream) = &half.upstream {
             half.owed += u32::try_from(bytes).expect("a queue is bounded");
-            if half.owed >= RETURN_AT {
+            if half.owed >= upstream.link.grant_at() {
                 effects.owe(upstream.clone(), mem::take(&mut half.owed));
             }
         }
@@ -191,13 +212,14 @@ impl State {
         };
         let mut queue = mem::take(&mut self.streams[index].queue);
         while !queue.is_empty() {
-            let taken = self.write(index, queue.as_slices().0);
-            if taken == 0 {
+            let front = queue.as_slices().0;
+            let (taken, offered) = (self.write(index, front), front.len());
+            queue.drop_front(taken);
+            self.left(index, taken, effects);
+            if taken < offered {
                 self.streams[index].queue = queue;
                 return;
             }
-            queue.drop_front(taken);
-            self.left(index, taken, effects);
         }
         drop(queue);
         self.emptied(index);

@@ -15,6 +15,11 @@ use crate::wire::yamux::INITIAL_WINDOW;
 /// Window of each stream: what the other transports give theirs.
 pub(super) const STREAM: u32 = INITIAL_WINDOW;
 
+/// Bytes of a stream that are read and carried on before those in front have
+/// left. What has been read is granted to the peer again, so that a circuit
+/// whose other end does not read holds this and a window.
+pub(super) const AHEAD: u32 = 64 * 1024;
+
 /// Windows of a connection without circuits: requests and answers of services
 /// are a few KiB.
 pub(super) const BASE: u32 = 64 * 1024;
@@ -58,6 +63,16 @@ pub(super) fn transport() -> TransportConfig {
     config
 }
 
+/// Windows of a connection with so many circuits.
+pub(super) const fn wanted(circuits: u32) -> u32 {
+    let most = if circuits < CIRCUITS_MOST {
+        circuits
+    } else {
+        CIRCUITS_MOST
+    };
+    BASE + most * STREAM
+}
+
 /// Fits a connection's windows to its circuits; `granted` is the largest
 /// receive window that it has had, [`BASE`] at first.
 ///
@@ -65,7 +80,7 @@ pub(super) fn transport() -> TransportConfig {
 /// quinn adds each growth to that whatever was taken back before. While the
 /// memory for buffers is taken, nothing grows.
 pub(super) fn fit(transport: &mut Transport, circuits: u32, granted: &mut u32) {
-    let window = BASE + circuits.min(CIRCUITS_MOST) * STREAM;
+    let window = wanted(circuits);
     if pool::is_full() && window > *granted {
         return;
     }

@@ -6,11 +6,9 @@
 //! without data a peer may send ([`IDLE_RECORDS_MAX`]) and how much one key
 //! seals ([`RENEW_AT`]). Handshakes are left to `engine/tls.rs`.
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
-};
-use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 
+use super::secret::{Secret, Suite};
 use super::{Alert, Framing, Opened, RecordError, TAG_LEN};
 
 /// Bytes of type, version and length in front of a record.
@@ -44,52 +42,6 @@ mod message {
     pub(super) const KEY_UPDATE: u8 = 24;
 }
 
-/// What records are sealed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suite {
-    /// `TLS_AES_128_GCM_SHA256`
-    Aes128,
-    /// `TLS_AES_256_GCM_SHA384`
-    Aes256,
-    /// `TLS_CHACHA20_POLY1305_SHA256`
-    ChaCha20,
-}
-
-impl Suite {
-    const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128 => 16,
-            Self::Aes256 | Self::ChaCha20 => 32,
-        }
-    }
-
-    const fn secret_len(self) -> usize {
-        match self {
-            Self::Aes128 | Self::ChaCha20 => 32,
-            Self::Aes256 => 48,
-        }
-    }
-}
-
-/// A traffic secret: as long as the hash of its suite, 48 bytes at most.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Secret(Bytes);
-
-type Bytes = [[u8; 16]; 3];
-
-impl Secret {
-    /// The secret in these bytes, if any suite has secrets of that length.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        const SUITES: [Suite; 3] = [Suite::Aes128, Suite::Aes256, Suite::ChaCha20];
-        let known = SUITES.iter().any(|suite| suite.secret_len() == bytes.len());
-        let mut secret = Self::default();
-        let room = secret.0.as_flattened_mut().get_mut(..bytes.len())?;
-        room.copy_from_slice(bytes);
-        known.then_some(secret)
-    }
-}
-
 /// One direction: its secret, and what is made of it.
 struct Direction {
     suite: Suite,
@@ -102,8 +54,8 @@ struct Direction {
 impl Direction {
     fn new(suite: Suite, secret: Secret) -> Self {
         let (mut key, mut iv) = ([0; 32], [0; 12]);
-        expand_label(suite, &secret, b"key", &mut key[..suite.key_len()]);
-        expand_label(suite, &secret, b"iv", &mut iv);
+        secret.expand_label(suite, b"key", &mut key[..suite.key_len()]);
+        secret.expand_label(suite, b"iv", &mut iv);
         Self {
             suite,
             secret,
@@ -115,21 +67,13 @@ impl Direction {
 
     /// What follows this one when a side updates its key.
     fn next(&self) -> Self {
-        let mut secret = Secret::default();
-        let bytes = &mut secret.0.as_flattened_mut()[..self.suite.secret_len()];
-        expand_label(self.suite, &self.secret, b"traffic upd", bytes);
-        Self::new(self.suite, secret)
+        Self::new(self.suite, self.secret.next(self.suite, b"traffic upd"))
     }
 
     fn expand(&self) -> Result<LessSafeKey, RecordError> {
-        let algorithm = match self.suite {
-            Suite::Aes128 => &AES_128_GCM,
-            Suite::Aes256 => &AES_256_GCM,
-            Suite::ChaCha20 => &CHACHA20_POLY1305,
-        };
-        UnboundKey::new(algorithm, &self.key[..self.suite.key_len()])
-            .map(LessSafeKey::new)
-            .map_err(|_| RecordError::Authentication)
+        self.suite
+            .prepare(&self.key)
+            .ok_or(RecordError::Authentication)
     }
 
     /// RFC 8446 §5.3: the counter, big-endian, over the end of the vector.
@@ -142,34 +86,6 @@ impl Direction {
         }
         Ok(Nonce::assume_unique_for_key(nonce))
     }
-}
-
-/// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
-fn expand_label(suite: Suite, secret: &Secret, label: &[u8], out: &mut [u8]) {
-    struct Length(usize);
-    impl KeyType for Length {
-        fn len(&self) -> usize {
-            self.0
-        }
-    }
-    const PREFIX: &[u8] = b"tls13 ";
-    let hash = match suite {
-        Suite::Aes128 | Suite::ChaCha20 => HKDF_SHA256,
-        Suite::Aes256 => HKDF_SHA384,
-    };
-    let byte = |length: usize| [u8::try_from(length).expect("labels and keys are short")];
-    let info = [
-        &[0],
-        &byte(out.len())[..],
-        &byte(PREFIX.len() + label.len()),
-        PREFIX,
-        label,
-        &[0],
-    ];
-    Prk::new_less_safe(hash, &secret.0.as_flattened()[..suite.secret_len()])
-        .expand(&info, Length(out.len()))
-        .and_then(|okm| okm.fill(out))
-        .expect("a key is shorter than what a hash can be expanded to");
 }
 
 /// The record at the front of `bytes`, which has to look like all records do
