@@ -184,7 +184,6 @@ impl QuicEgress {
     pub(super) fn handshake(&self, now: Instant) -> Handshake {
         let mut state = self.lock();
         state.rung = false;
-        state.unread.forget_arrived();
         if state.transport.poll_timeout().is_some_and(|due| due <= now) {
             state.transport.handle_timeout(now);
         }
@@ -193,7 +192,11 @@ impl QuicEgress {
                 Some(Event::Connected) => return Handshake::Complete,
                 Some(Event::ConnectionLost { reason }) => return Handshake::Failed(reason),
                 Some(_) => {}
-                None => return Handshake::Pending,
+                None => {
+                    // Behind the end of it bytes of streams may have come.
+                    state.unread.forget_arrived();
+                    return Handshake::Pending;
+                }
             }
         }
     }

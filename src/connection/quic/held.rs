@@ -161,6 +161,7 @@ impl Unread {
     pub(super) fn clear(&mut self, frames: impl FnOnce() -> u64) {
         self.new_frames(frames);
         self.arrived = 0;
+        self.too_much_since = None;
         self.set(0);
     }
 

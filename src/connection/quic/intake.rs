@@ -95,7 +95,12 @@ impl State {
             // It stays there until the transport goes.
             return;
         }
-        let (transport, window) = (&self.transport, self.granted as usize);
+        // What was thrown away unread with its stream is not told either.
+        let open = self.streams.iter().filter(|half| !half.receive_closed);
+        let opened = turn.items.iter();
+        let opened = opened.filter(|item| matches!(item, Item::Opened(_)));
+        let most = (open.count() + opened.count()) * windows::STREAM as usize;
+        let (transport, window) = (&self.transport, most.min(self.granted as usize));
         let frames = || transport.stats().frame_rx.stream;
         if self.streams.is_empty() && turn.items.is_empty() {
             return self.unread.clear(frames);
