@@ -5,13 +5,18 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::{admin::Health, clock};
+use crate::{admin::Health, clock, connection::observe_pool};
 
 use super::{shutdown, worker};
 
 /// Sweeps expired reservations and peers, a stripe a second, and keeps the service
 /// manager's watchdog at rest while every worker lives and is whole.
 pub(super) async fn keep(shared: worker::Shared, health: Arc<Health>) {
+    // Walks over all connections let go of the last end of some on this thread.
+    observe_pool(
+        Arc::clone(&shared.context.metrics.pools),
+        Arc::clone(&shared.buffers),
+    );
     let reservations = &shared.context.relay.reservations;
     let peerstore = &shared.context.peerstore;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));

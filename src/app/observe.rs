@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use crate::connection::observe_pool;
 use crate::metrics::Metrics;
 use crate::state::connections::Reason;
 use crate::state::limits::{Level, TableUsage};
@@ -15,8 +14,6 @@ use super::worker;
 
 /// Has the sizes of tables read when somebody asks for them.
 pub(super) fn observe(metrics: &Arc<Metrics>, shared: &worker::Shared, store: &Arc<Store>) {
-    // Walks over all connections let go of the last ends of some on this thread.
-    observe_pool(Arc::clone(&metrics.pools), Arc::clone(&shared.buffers));
     let store = Arc::clone(store);
     let (limits, buffers) = (Arc::clone(&shared.limits), Arc::clone(&shared.buffers));
     let context = Arc::downgrade(&shared.context);

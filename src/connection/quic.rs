@@ -32,7 +32,7 @@ use super::{
 use egress::{Item, QuicEgress, Turn};
 
 pub use bell::Bell;
-pub use tls::{Tls, TlsUnfit};
+pub use tls::{Tls, TlsUnfit, VERSION};
 
 mod bell;
 mod egress;
@@ -97,10 +97,10 @@ impl QuicConnection {
         }
     }
 
-    /// Takes in what came for this connection, in a datagram of so many bytes; tells the address to which its
-    /// peer has moved, or where it still is. Limits and rules stay with the
-    /// address that the handshake has shown: of a later one nobody knows yet
-    /// whether it is the peer's.
+    /// Takes in what came for this connection, in a datagram of so many bytes;
+    /// tells the address to which its peer has moved, or where it still is.
+    /// Limits and rules stay with the address that the handshake has shown: of a
+    /// later one nobody knows yet whether it is the peer's.
     pub fn receive(&mut self, event: ConnectionEvent, bytes: usize) -> SocketAddr {
         self.egress.receive(event, bytes)
     }

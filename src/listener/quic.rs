@@ -121,8 +121,7 @@ impl Server {
         config
             .cid_generator(move || Box::new(WorkerIds { ids, worker }))
             .min_reset_interval(RESET_INTERVAL)
-            // RFC 9000 and none of its drafts.
-            .supported_versions(vec![1]);
+            .supported_versions(vec![quic::VERSION]);
         Arc::new(config)
     }
 }

@@ -2,9 +2,10 @@
 //! around quinn's state machine and what each stream holds beside it.
 //!
 //! Another connection's circuit writes straight into its stream here; what the
-//! transport does not take waits in that stream's queue. Packets are made by the worker's loop, which is rung for it:
-//! so many small writes share packets and system calls. Streams are read only
-//! as far as their credit goes, which is the back-pressure of circuits.
+//! transport does not take waits in that stream's queue (at most `QUEUE_MAX`
+//! bytes). Packets are made by the worker's loop, which is rung for it: so many
+//! small writes share packets and system calls. Streams are read only as far as
+//! their credit goes, which is the back-pressure of circuits.
 
 use std::{
     mem,

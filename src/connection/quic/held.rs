@@ -273,6 +273,14 @@ mod tests {
         assert!(!unread.is_hoarded(true, 0, at(91)));
         unread.turn(|| 1, 30 * 1024, WINDOW);
         assert!(!unread.is_hoarded(true, 0, at(200)));
+        // Nor does a later stream pay for an earlier one.
+        unread.came(40 * 1024);
+        unread.turn(|| 2, 0, WINDOW);
+        assert!(!unread.is_hoarded(true, 0, at(300)));
+        unread.clear(|| 2);
+        unread.came(40 * 1024);
+        unread.turn(|| 3, 0, WINDOW);
+        assert!(!unread.is_hoarded(true, 0, at(340)));
     }
 
     #[test]

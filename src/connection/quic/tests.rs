@@ -41,6 +41,12 @@ fn server_address() -> SocketAddr {
 impl Pair {
     /// Both behind the handshake.
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// The same; the client goes on as soon as it may, in what it ends the
+    /// handshake with.
+    fn with(early: impl FnOnce(&mut Transport)) -> Self {
         let now = clock::now();
         let tls = Identity::generate();
         let crypto = QuicClientConfig::try_from(tls.certificate().unwrap().client(&[ALPN]));
@@ -79,8 +85,15 @@ impl Pair {
             servers: (server, at),
             turn: Turn::default(),
         };
+        let mut early = Some(early);
         while !matches!(pair.egress.handshake(now), Handshake::Complete) {
-            pair.exchange();
+            pair.carry_to_client();
+            if !pair.client.is_handshaking()
+                && let Some(early) = early.take()
+            {
+                early(&mut pair.client);
+            }
+            pair.carry_to_server();
         }
         pair.exchange();
         while pair.client.poll().is_some() {}
@@ -269,6 +282,52 @@ fn what_a_stalled_stream_keeps_is_in_the_account() {
     assert!(pool::untold() - before < 4 * 1024, "it has been read");
     drop(pair);
     assert_eq!(pool::untold(), before);
+}
+
+/// The end of a handshake and the first bytes behind it are taken in together.
+#[test]
+fn what_comes_with_the_end_of_the_handshake_is_in_the_account() {
+    const BYTES: usize = 8_000;
+    let before = pool::untold();
+    let mut pair = Pair::with(|client| {
+        let stream = client.streams().open(Dir::Bi).unwrap();
+        let sent = client.send_stream(stream).write(&[7; BYTES]);
+        assert_eq!(sent, Ok(BYTES));
+    });
+    pair.look();
+    let held = usize::try_from(pool::untold() - before).unwrap();
+    assert!(held > BYTES * 9 / 10, "{held}");
+}
+
+/// The transport throws unread bytes away with their stream, and does not tell.
+#[test]
+fn what_was_thrown_away_does_not_count_against_the_streams_that_stay() {
+    let mut pair = Pair::new();
+    let before = pool::untold();
+    pair.fit(2);
+    let [thrown, stays] = [(); 2].map(|()| {
+        let stream = pair.open();
+        pair.client.send_stream(stream).write(&[7]).unwrap();
+        pair.exchange();
+        let key = pair.accepted();
+        let index = pair.egress.lock().find(key).unwrap();
+        pair.egress.lock().streams[index].allowance = 0;
+        (stream, key)
+    });
+    for (stream, _) in [thrown, stays] {
+        assert!(pair.send(stream, STREAM) > STREAM * 9 / 10);
+        pair.look();
+    }
+    let held = |_: &Pair| usize::try_from(pool::untold() - before).unwrap();
+    assert!(held(&pair) > STREAM * 3 / 2, "{}", held(&pair));
+    let code = VarInt::from_u32(0);
+    pair.client.send_stream(thrown.0).reset(code).unwrap();
+    pair.exchange();
+    let items = pair.look();
+    assert!(matches!(items[..], [Item::Reset(stream)] if stream == thrown.1.id));
+    pair.egress.drop_stream(thrown.1);
+    pair.look();
+    assert!(held(&pair) <= STREAM, "{}", held(&pair));
 }
 
 /// Bytes count until their peer has acknowledged them, or nobody wants them any

@@ -25,8 +25,8 @@ use crate::identity::certificate;
 
 use super::protection::Secrets;
 
-/// The one version of QUIC that we speak.
-const VERSION: u32 = 1;
+/// The one version of QUIC that we speak: RFC 9000 and none of its drafts.
+pub const VERSION: u32 = 1;
 
 /// How every handshake begins.
 pub struct Tls {
